@@ -1,0 +1,77 @@
+"""Feature sets on disk: a matrix for each text column, rows joined by id."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from stages.base.errors import InputError
+from stages.base.tables import ID, atomic, by_id, read_json, read_table, write_json, write_table
+from stages.base.tasks import Block
+
+
+def write_blocks(
+    folder: Path,
+    ids: pd.Series,
+    blocks: Mapping[str, Block],
+    state: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+) -> None:
+    """Write `blocks`, and the fitted `state` that makes them (one .npz a name), as a folder.
+
+    Dense matrices become .npy (they can be memory-mapped), sparse ones .npz.
+    """
+    with atomic(folder) as temporary:
+        temporary.mkdir()
+        write_table(ids.to_frame(ID), temporary / "ids.parquet")
+        write_json(
+            {key: list(block.names) for key, block in blocks.items()}, temporary / "names.json"
+        )
+        for key, block in blocks.items():
+            if sparse.issparse(block.X):
+                sparse.save_npz(temporary / f"{key}.npz", block.X, compressed=False)
+            else:
+                np.save(temporary / f"{key}.npy", block.X, allow_pickle=False)
+        for name, arrays in (state or {}).items():
+            np.savez(temporary / f"{name}.state.npz", allow_pickle=False, **arrays)
+
+
+def read_blocks(folder: Path, ids: pd.Series) -> dict[str, Block]:
+    """Read what `write_blocks` wrote, rows in the order of `ids`.
+
+    Raises:
+        InputError: The folder is incomplete or lacks an id.
+    """
+    stored = read_table(folder / "ids.parquet")[ID]
+    rows = pd.Index(stored).get_indexer(pd.Index(ids))
+    if (rows < 0).any():
+        raise InputError(f"{folder}: no features for id {ids[rows < 0].iloc[0]!r}")
+    aligned = np.array_equal(rows, np.arange(len(stored)))
+    blocks = {}
+    for key, names in read_json(folder / "names.json").items():
+        path = folder / f"{key}.npz"
+        X = (
+            sparse.load_npz(path)
+            if path.exists()
+            else np.load(folder / f"{key}.npy", mmap_mode="r")
+        )
+        blocks[key] = Block(X if aligned else X[rows], tuple(names))
+    return blocks
+
+
+def read_columns(path: Path, ids: pd.Series) -> dict[str, Block]:
+    """Read a table with columns `<text column>.<feature>` as blocks, rows in the order of `ids`.
+
+    Raises:
+        InputError: The file is missing or lacks an id.
+    """
+    frame = by_id(read_table(path), ids, path)
+    features = [name for name in frame.columns.astype(str) if "." in name]
+    keys = dict.fromkeys(name.split(".", 1)[0] for name in features)
+    blocks = {}
+    for key in keys:
+        columns = [name for name in features if name.startswith(f"{key}.")]
+        names = tuple(name.split(".", 1)[1] for name in columns)
+        blocks[key] = Block(frame[columns].to_numpy(np.float32), names)
+    return blocks

@@ -1,0 +1,33 @@
+"""How a stage is started: options from type hints, a log line at its end, clear errors."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+
+import cyclopts
+
+from stages.base.errors import InputError
+
+log = logging.getLogger("verdict")
+
+
+def run(main: Callable[..., None]) -> None:
+    """Run the stage `main` with the options of the command line.
+
+    Bad input (`InputError`) ends with its message and status 1; any other exception is a bug and
+    keeps its traceback.
+    """
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    log.setLevel(logging.INFO)
+    module = sys.modules[main.__module__]
+    name = module.__spec__.name if module.__spec__ else main.__module__
+    started = time.perf_counter()
+    app = cyclopts.App(name=f"python -m {name}", help=module.__doc__, help_format="plaintext")
+    app.default(main)
+    try:
+        app(result_action="return_value")
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - for the person at the terminal
+        sys.exit(1)
+    log.info("%s: %.1f s", name.removeprefix("stages."), time.perf_counter() - started)

@@ -1,0 +1,61 @@
+"""One strict, typed section of params.yaml."""
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from stages.base.errors import InputError
+
+PARAMS_FILE = Path("params.yaml")
+
+
+class Params(BaseModel):
+    """Base of all params classes: no coercion, no unknown key, no change after reading."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+P = TypeVar("P", bound=Params)
+
+
+def read_params(kind: type[P], dataset: str, section: str, path: Path = PARAMS_FILE) -> P:
+    """Read and check the section `<dataset>.<section>` of params.yaml.
+
+    ruamel.yaml reads YAML 1.2 as DVC does, where PyYAML takes `2e-5` for a string. Validation runs
+    in JSON mode, so that a list becomes a tuple and a quoted number is refused.
+
+    Raises:
+        InputError: The file or the section is missing, or any of its keys is unknown, missing or
+        wrong; lists every fault.
+    """
+    try:
+        tree = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    name = f"{dataset}.{section}"
+    for step in (dataset, section):
+        if not isinstance(tree, dict) or step not in tree:
+            known = ", ".join(map(str, tree)) if isinstance(tree, dict) else type(tree).__name__
+            raise InputError(
+                f"{path}: {name}: no section {step!r}, got {known}; expected a section of that name"
+            )
+        tree = tree[step]
+    try:
+        return kind.model_validate_json(json.dumps(tree))
+    except (TypeError, ValueError) as error:
+        if isinstance(error, ValidationError):
+            faults = [_fault(name, fault) for fault in error.errors()]
+            raise InputError.listing(f"{path}: {len(faults)} fault(s) in {name}", faults) from None
+        raise InputError(
+            f"{path}: {name}: {error}; expected numbers, strings, lists and maps"
+        ) from error
+
+
+def _fault(name: str, fault: Any) -> str:
+    where = ".".join([name, *map(str, fault["loc"])])
+    got = "" if fault["type"] in {"missing", "extra_forbidden"} else f", got {fault['input']!r}"
+    return f"{where}: {fault['msg']}{got}"

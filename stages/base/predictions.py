@@ -1,0 +1,26 @@
+"""The predictions table: the narrow waist between models and everything behind them."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from stages.base.folds import TRAIN, Folds
+from stages.base.tables import ID, PART
+from stages.base.tasks import Floats, Task
+
+OOF = "oof"  # part of the rows that were predicted out of fold
+
+
+def prediction_table(folds: Folds, task: Task, values: Mapping[str, Floats]) -> pd.DataFrame:
+    """Columns `id`, `part` (oof, or the row's own part) and `<prefix><class>`.
+
+    Args:
+        folds: For all rows.
+        task: Gives the classes.
+        values: Probabilities `(n_rows, n_classes)` by prefix (`p_`, `swapped_p_`).
+    """
+    frame = pd.DataFrame({ID: folds.ids, PART: np.where(folds.part == TRAIN, OOF, folds.part)})
+    for prefix, probabilities in values.items():
+        frame[[prefix + name for name in task.classes]] = probabilities
+    return frame

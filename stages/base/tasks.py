@@ -1,0 +1,198 @@
+"""The kinds of task: class names, text columns, and the swap of A and B, which nothing else knows.
+
+A preference is symmetric: exchanging the two answers must exchange the probabilities of `a` and
+`b`. Linear and boosted models get there through *odd* features, which change sign under the swap (a
+- b), and *even* ones, which do not (|a - b|, a + b, the prompt): they see every training row in
+both orders and average both orders when they predict.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from stages.base.errors import InputError
+from stages.base.tables import read_json
+
+Floats: TypeAlias = npt.NDArray[np.floating[Any]]
+Matrix: TypeAlias = Any  # a dense array or a CSR matrix; scipy.sparse has no types
+Part: TypeAlias = Literal["difference", "magnitude", "sum", "prompt"]
+
+PAIR = "pair"  # key of even features of both answers at once, such as their cosine
+
+
+@dataclass(frozen=True)
+class Block:
+    """Features of one text column: a matrix `(n_rows, n_features)` and the names of its columns."""
+
+    X: Matrix
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Design:
+    """A design matrix `(n_rows, n_odd + n_even)`: the odd columns first."""
+
+    X: Matrix
+    names: tuple[str, ...]
+    n_odd: int
+
+    def join(self, other: "Design") -> "Design":
+        """Both designs side by side, odd columns first again."""
+        left, right = self.n_odd, other.n_odd
+        return Design(
+            X=hstack([self.X[:, :left], other.X[:, :right], self.X[:, left:], other.X[:, right:]]),
+            names=(
+                *self.names[:left], *other.names[:right],
+                *self.names[left:], *other.names[right:],
+            ),
+            n_odd=left + right,
+        )  # fmt: skip
+
+
+class Task:
+    """A task with its ordered classes.
+
+    Targets and predictions are `(n_rows, n_classes)` in that order.
+    """
+
+    kind: ClassVar[str]
+    text_columns: ClassVar[tuple[str, ...]]
+    symmetric: ClassVar[bool]
+
+    def __init__(self, classes: tuple[str, ...]) -> None:
+        self.classes = classes
+
+
+class Preference(Task):
+    """Which of two answers a person prefers: a, b, or a tie."""
+
+    kind = "preference"
+    text_columns = ("prompt", "response_a", "response_b")
+    symmetric = True
+    swapped: ClassVar[Mapping[str, str]] = {"response_a": "response_b", "response_b": "response_a"}
+
+    def __init__(self, classes: tuple[str, ...] = ("a", "b", "tie")) -> None:
+        if classes != ("a", "b", "tie"):
+            raise InputError(
+                f"classes of a preference: got {list(classes)}; expected ['a', 'b', 'tie']"
+            )
+        super().__init__(classes)
+
+    def swap_classes(self, values: Floats) -> Floats:
+        """Exchange the columns of a and b in targets or probabilities `(n_rows, 3)`."""
+        return values[:, [1, 0, 2]]
+
+    def swap_class_numbers(self, y: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+        """Exchange the class numbers of a and b."""
+        return np.array([1, 0, 2])[y]
+
+    def swap_blocks(self, blocks: Mapping[str, Block]) -> dict[str, Block]:
+        """The features as they would be with A and B exchanged in the raw rows."""
+        return {name: blocks[self.swapped.get(name, name)] for name in blocks}
+
+    def relate(self, vectors: Mapping[str, Floats]) -> dict[str, Block]:
+        """Blocks of text vectors `(n_rows, size)`, with the cosines of a row's texts."""
+        names = tuple(str(i) for i in range(vectors["prompt"].shape[1]))
+        blocks = {
+            column: Block(
+                np.column_stack([vectors[column], cosine(vectors["prompt"], vectors[column])]),
+                (*names, "prompt_cosine"),
+            )
+            for column in ("response_a", "response_b")
+        }
+        both = cosine(vectors["response_a"], vectors["response_b"])
+        return {
+            "prompt": Block(vectors["prompt"], names),
+            **blocks,
+            PAIR: Block(both[:, None], ("cosine",)),
+        }
+
+    def design(self, blocks: Mapping[str, Block], parts: tuple[Part, ...]) -> Design:
+        """Odd and even features of the pair from the features of its texts.
+
+        Args:
+            blocks: Features of `response_a` and `response_b`, the same names in both; `prompt`
+                and `pair` where there are any.
+            parts: What to build: `difference` a - b (odd), `magnitude` |a - b|, `sum` a + b,
+                `prompt` (prompt and pair features).
+        """
+        a, b = blocks["response_a"], blocks["response_b"]
+        if a.names != b.names:
+            raise ValueError("response_a and response_b must have the same features")
+        difference = a.X - b.X
+        odd = (
+            [Block(difference, tuple(f"{name}.difference" for name in a.names))]
+            if "difference" in parts
+            else []
+        )
+        even = []
+        if "magnitude" in parts:
+            even.append(Block(abs(difference), tuple(f"{name}.magnitude" for name in a.names)))
+        if "sum" in parts:
+            even.append(Block(a.X + b.X, tuple(f"{name}.sum" for name in a.names)))
+        if "prompt" in parts:
+            even += [
+                Block(blocks[key].X, tuple(f"{key}.{name}" for name in blocks[key].names))
+                for key in ("prompt", PAIR)
+                if key in blocks
+            ]
+        return Design(
+            X=hstack([block.X for block in odd + even]),
+            names=tuple(name for block in odd + even for name in block.names),
+            n_odd=sum(len(block.names) for block in odd),
+        )
+
+    def swap_design(self, X: Matrix, n_odd: int) -> Matrix:
+        """The design matrix of the exchanged pair: the odd columns with their sign turned."""
+        if sparse.issparse(X):
+            sign = np.ones(X.shape[1], dtype=X.dtype)
+            sign[:n_odd] = -1
+            turned = X.copy()
+            turned.data *= sign[turned.indices]
+            return turned
+        return np.hstack([-X[:, :n_odd], X[:, n_odd:]])
+
+
+def cosine(a: Floats, b: Floats) -> Floats:
+    """Cosine of the rows of two matrices `(n_rows, size)`: `(n_rows,)`, 0 where a vector is 0."""
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosines: Floats = np.zeros_like(lengths)
+    np.divide(np.einsum("ij,ij->i", a, b), lengths, out=cosines, where=lengths > 0)
+    return cosines
+
+
+def hstack(blocks: list[Matrix]) -> Matrix:
+    """Matrices side by side; sparse (CSR) if any of them is."""
+    if len(blocks) == 1:
+        return blocks[0]
+    if any(sparse.issparse(block) for block in blocks):
+        return sparse.hstack(blocks, format="csr")
+    return np.hstack(blocks)
+
+
+def vstack(blocks: list[Matrix]) -> Matrix:
+    """Matrices one upon the other; sparse (CSR) if any of them is."""
+    if any(sparse.issparse(block) for block in blocks):
+        return sparse.vstack(blocks, format="csr")
+    return np.vstack(blocks)
+
+
+TASKS: dict[str, type[Preference]] = {Preference.kind: Preference}
+
+
+def read_task(path: Path) -> Preference:
+    """The task that labels.json describes.
+
+    Raises:
+        InputError: The file is no labels.json, or names a kind of task that there is not.
+    """
+    content = read_json(path)
+    kind = content.get("kind")
+    if kind not in TASKS:
+        raise InputError(f"{path}: kind: got {kind!r}; expected one of {sorted(TASKS)}")
+    return TASKS[kind](tuple(content["classes"]))

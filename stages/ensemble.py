@@ -1,0 +1,206 @@
+r"""Blend the models: weights on the simplex that minimise the out-of-fold log loss.
+
+In: out-of-fold and test predictions of the members, and folds. Out: blended predictions and the
+weights. The blend is judged nested: the rows of a fold are blended with weights (and temperature)
+that were fitted on the other folds, and these are the out-of-fold predictions that are written;
+rows outside the train part get the weights fitted on all. Temperature scaling (Guo et al. 2017) is
+kept only where it lowers the nested log loss.
+
+    python -m stages.ensemble --dataset demo --labels data/demo/labels.json \
+        --folds data/demo/folds.parquet --members data/demo/predictions \
+        --predictions data/demo/predictions/ensemble.parquet --weights metrics/demo/weights.json \
+        --cost metrics/demo/cost/ensemble.json
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from pydantic import Field
+
+from stages.base.cli import run
+from stages.base.cost import Cost
+from stages.base.errors import InputError
+from stages.base.folds import TRAIN, Folds, read_folds
+from stages.base.params import Params, read_params
+from stages.base.predictions import prediction_table
+from stages.base.tables import ID, PREDICTION, SWAPPED, read_table, write_json, write_table
+from stages.base.tasks import Floats, Task, read_task
+
+log = logging.getLogger("verdict")
+
+Rows = npt.NDArray[np.bool_]
+Members = dict[str, Floats]
+
+
+class EnsembleParams(Params):
+    """Section `ensemble`: names of the models to blend."""
+
+    members: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class Blend:
+    """Mixture of weights `(n_members,)`, raised to 1 / `temperature`."""
+
+    weights: Floats
+    temperature: float
+
+    def __call__(self, members: Floats) -> Floats:
+        """Blend probabilities `(n_members, n_rows, n_classes)` to `(n_rows, n_classes)`."""
+        mixed = np.tensordot(self.weights, members, axes=1)
+        sharpened = mixed ** (1 / self.temperature)
+        blended: Floats = sharpened / sharpened.sum(axis=1, keepdims=True)
+        return blended
+
+
+def log_loss(targets: Floats, probabilities: Floats) -> float:
+    """Mean log loss of probabilities `(n_rows, n_classes)` under (soft) targets of that shape."""
+    return float(-(targets * np.log(np.clip(probabilities, 1e-15, None))).sum(axis=1).mean())
+
+
+def fit_blend(members: Floats, targets: Floats, *, calibrate: bool) -> Blend:
+    """Fit weights (a convex problem) and, with `calibrate`, then the temperature.
+
+    Args:
+        members: `(n_members, n_rows, n_classes)`.
+        targets: `(n_rows, n_classes)`.
+        calibrate: False leaves the temperature at 1.
+    """
+    from scipy.optimize import minimize, minimize_scalar
+
+    def loss(weights: Floats) -> tuple[float, Floats]:
+        mixed = np.clip(np.tensordot(weights, members, axes=1), 1e-15, None)
+        slope = -np.einsum("rc,mrc->m", targets / mixed, members) / len(targets)
+        return log_loss(targets, mixed), slope
+
+    start = np.full(len(members), 1 / len(members))
+    found = minimize(
+        loss,
+        start,
+        jac=True,
+        method="SLSQP",
+        bounds=[(0, 1)] * len(members),
+        constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": np.ones_like},
+        options={"ftol": 1e-12, "maxiter": 1000},
+    )
+    weights = np.clip(found.x, 0, None)
+    blend = Blend(weights / weights.sum(), 1.0)
+    if not calibrate:
+        return blend
+    mixed = blend(members)[None]
+    one = np.ones(1)
+    best = minimize_scalar(
+        lambda t: log_loss(targets, Blend(one, float(np.exp(t)))(mixed)),
+        bounds=(-2, 2),
+        method="bounded",
+        options={"xatol": 1e-6},
+    )
+    return Blend(blend.weights, float(np.exp(best.x)))
+
+
+def nested(
+    members: Floats, folds: Folds, judged: Rows, *, calibrate: bool
+) -> tuple[float, dict[int, Blend]]:
+    """Judge a blend on rows that it was not fitted on: their log loss, and the blend of each fold.
+
+    Args:
+        members: `(n_members, n_rows, n_classes)`.
+        folds: For all rows.
+        judged: `(n_rows,)`, the rows to fit and to judge on.
+        calibrate: As in `fit_blend`.
+    """
+    blends: dict[int, Blend] = {}
+    total = 0.0
+    for fold in np.unique(folds.fold[judged]).tolist():
+        fitted, held = judged & (folds.fold != fold), judged & (folds.fold == fold)
+        blends[fold] = fit_blend(members[:, fitted], folds.targets[fitted], calibrate=calibrate)
+        total += held.sum() * log_loss(folds.targets[held], blends[fold](members[:, held]))
+    return total / judged.sum(), blends
+
+
+def read_members(folder: Path, names: tuple[str, ...], ids: pd.Series, task: Task) -> Members:
+    """Read the members' predictions, rows in the order of `ids`.
+
+    Returns:
+        For each prefix that all of them have (`p_`, `swapped_p_`) an array
+        `(n_members, n_rows, n_classes)`, NaN where a member did not predict a row.
+
+    Raises:
+        InputError: A member has no predictions, or rows that are no probabilities.
+    """
+    tables = {name: read_table(folder / f"{name}.parquet").set_index(ID) for name in names}
+    stacks = {}
+    for prefix in (PREDICTION, SWAPPED):
+        columns = [prefix + name for name in task.classes]
+        if all(set(columns) <= set(table) for table in tables.values()):
+            stacks[prefix] = np.stack([t.reindex(ids)[columns].to_numpy() for t in tables.values()])
+    for name, values in zip(names, stacks[PREDICTION], strict=True):
+        known = values[~np.isnan(values).any(axis=1)]
+        if (known < 0).any() or not np.allclose(known.sum(axis=1), 1, atol=1e-6):
+            raise InputError(f"{folder / name}.parquet: got rows that do not sum to 1")
+    return stacks
+
+
+def main(
+    *,
+    dataset: str,
+    labels: Path,
+    folds: Path,
+    members: Path,
+    predictions: Path,
+    weights: Path,
+    cost: Path,
+) -> None:
+    """Blend the predictions in the folder `members`."""
+    clock = Cost()
+    names = read_params(EnsembleParams, dataset, "ensemble").members
+    task = read_task(labels)
+    stored = read_folds(folds, task)
+    stacks = read_members(members, names, stored.ids, task)
+    complete = ~np.isnan(stacks[PREDICTION]).any(axis=(0, 2))
+    judged = complete & (stored.part == TRAIN)
+    plain, calibrated = (
+        nested(stacks[PREDICTION], stored, judged, calibrate=calibrate)
+        for calibrate in (False, True)
+    )
+    keep = calibrated[0] < plain[0]
+    blends = (calibrated if keep else plain)[1]
+    final = fit_blend(stacks[PREDICTION][:, judged], stored.targets[judged], calibrate=keep)
+    started = time.perf_counter()
+    blended = {prefix: apply(blends, final, stack, stored) for prefix, stack in stacks.items()}
+    seconds = time.perf_counter() - started
+    table = prediction_table(stored, task, blended)
+    write_table(table.iloc[np.flatnonzero(complete)], predictions)
+    write_json(
+        {
+            **dict(zip(names, final.weights.tolist(), strict=True)),
+            "temperature": final.temperature,
+            "nested_log_loss": plain[0],
+            "nested_log_loss_calibrated": calibrated[0],
+        },
+        weights,
+    )
+    clock.write(cost, fitted=weights, predict_ms_per_row=1e3 * seconds / len(stored.ids))
+    log.info(
+        "ensemble: nested log loss %.4f on %d rows", min(plain[0], calibrated[0]), judged.sum()
+    )
+
+
+def apply(blends: Mapping[int, Blend], final: Blend, stack: Floats, folds: Folds) -> Floats:
+    """Blend `(n_members, n_rows, n_classes)`: a fold's rows by its blend, others by `final`."""
+    blended = final(stack)
+    for fold, blend in blends.items():
+        held = folds.held(fold)
+        blended[held] = blend(stack[:, held])
+    return blended
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,141 @@
+r"""Mean word vectors of each text, from word2vec trained on the texts themselves.
+
+In: cleaned tokens and folds. Out: a folder with a dense matrix for each text column (the mean of
+its words' vectors, weighted by idf; Mikolov et al. 2013 for the vectors, Arora et al. 2017 for why
+weighting helps) and the cosines between a row's texts. Trained without labels on the train part,
+with one worker: with more, gensim's threads race and no two runs are equal.
+
+    python -m stages.features.word2vec --dataset demo --labels data/demo/labels.json \
+        --clean data/demo/clean.parquet --folds data/demo/folds.parquet \
+        --word2vec data/demo/word2vec
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+from scipy import sparse
+
+from stages.base.blocks import write_blocks
+from stages.base.cli import run
+from stages.base.errors import InputError
+from stages.base.folds import TRAIN
+from stages.base.idf import fit_idf
+from stages.base.params import Params, read_params
+from stages.base.tables import ID, PART, by_id, read_table
+from stages.base.tasks import Floats, read_task
+
+log = logging.getLogger("verdict")
+
+LONGEST_SENTENCE = (
+    10_000  # gensim drops what a sentence has beyond this (MAX_WORDS_IN_BATCH), silently
+)
+
+
+class Word2vecParams(Params):
+    """Section `word2vec`: gensim's parameters of the same names; `skip_gram` false is CBOW."""
+
+    dimensions: Annotated[int, Field(ge=1)]
+    window: Annotated[int, Field(ge=1)]
+    min_count: Annotated[int, Field(ge=1)]
+    epochs: Annotated[int, Field(ge=1)]
+    negative: Annotated[int, Field(ge=1)]
+    skip_gram: bool
+    seed: Annotated[int, Field(ge=0)]
+
+
+class Sentences:
+    """Token lists of texts, cut to what gensim takes; can be walked many times."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.texts = texts
+
+    def __iter__(self) -> Iterator[list[str]]:
+        for text in self.texts:
+            words = text.split()
+            for start in range(0, len(words), LONGEST_SENTENCE):
+                yield words[start : start + LONGEST_SENTENCE]
+
+
+def fit(texts: Sequence[str], params: Word2vecParams) -> tuple[list[str], Floats]:
+    """Words, most frequent first, and their vectors `(n_words, dimensions)`.
+
+    Raises:
+        InputError: No word is frequent enough.
+    """
+    from gensim.models import Word2Vec
+
+    model = Word2Vec(
+        vector_size=params.dimensions,
+        window=params.window,
+        min_count=params.min_count,
+        negative=params.negative,
+        sg=int(params.skip_gram),
+        seed=params.seed,
+        workers=1,
+    )
+    model.build_vocab(Sentences(texts))
+    if not len(model.wv):
+        raise InputError(
+            f"word2vec.min_count: no word is that frequent, got {params.min_count}; expected less"
+        )
+    model.train(Sentences(texts), total_examples=model.corpus_count, epochs=params.epochs)
+    return list(model.wv.index_to_key), model.wv.vectors.astype(np.float32)
+
+
+def count(texts: Sequence[str], words: Sequence[str]) -> sparse.csr_matrix:
+    """How often each text has each word, `(n_texts, n_words)`; unknown words are left out."""
+    index = {word: i for i, word in enumerate(words)}
+    rows = [
+        np.array([index[word] for word in text.split() if word in index], np.int64)
+        for text in texts
+    ]
+    starts = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
+    columns = np.concatenate([*rows, np.empty(0, np.int64)])
+    counts = sparse.csr_matrix(
+        (np.ones(len(columns), np.float32), columns, starts), shape=(len(rows), len(words))
+    )
+    counts.sum_duplicates()
+    return counts
+
+
+def mean_vectors(counts: sparse.csr_matrix, idf: Floats, vectors: Floats) -> Floats:
+    """Idf-weighted mean of the vectors of each text's words, `(n_texts, dimensions)`.
+
+    0 for a text without known words.
+    """
+    weights = counts @ idf
+    sums = counts @ (idf[:, None] * vectors)
+    known = weights[:, None] > 0
+    means: Floats = np.divide(sums, weights[:, None], out=np.zeros_like(sums), where=known)
+    return means
+
+
+def main(*, dataset: str, labels: Path, clean: Path, folds: Path, word2vec: Path) -> None:
+    """Write the folder `word2vec` from the cleaned tokens."""
+    params = read_params(Word2vecParams, dataset, "word2vec")
+    task = read_task(labels)
+    parts = read_table(folds, [ID, PART])
+    texts = by_id(read_table(clean, [ID, *task.text_columns]), parts[ID], clean)
+    is_train = (parts[PART] == TRAIN).to_numpy()
+    words, vectors = fit(
+        [text for column in task.text_columns for text in texts.loc[is_train, column]], params
+    )
+    counts = {column: count(texts[column].tolist(), words) for column in task.text_columns}
+    idf = fit_idf(matrix[is_train] for matrix in counts.values())
+    means = {column: mean_vectors(matrix, idf, vectors) for column, matrix in counts.items()}
+    state = {"vectors": {"words": np.array(words), "vectors": vectors, "idf": idf}}
+    write_blocks(word2vec, parts[ID], task.relate(means), state)
+    log.info(
+        "word2vec: %d texts, %d words, %d dimensions",
+        len(texts) * len(means),
+        len(words),
+        params.dimensions,
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,297 @@
+r"""From raw files to rows: what can be used, what cannot and why.
+
+In: the raw folder of a dataset. Out: `rows.parquet` (id, part, the texts as lists of turns, targets
+`y_<class>`, NaN in the test part, and `truth_<class>` where the dataset comes with a known judge),
+`rejects.parquet` (file, line, id and reason of every raw row that did not become a row, so that
+rows + rejects = raw rows) and `labels.json` (kind of task, ordered classes).
+
+Nothing is written where a file is missing or of the wrong shape, where too many rows are rejected,
+or where the sample submission or the truth does not fit. A reader (`stages/readers/`) knows the
+format; this stage knows what holds for all of them.
+
+    python -m stages.ingest --dataset arena --raw data/raw/arena \
+      --rows data/arena/rows.parquet --rejects data/arena/rejects.parquet \
+      --labels data/arena/labels.json --metrics metrics/arena/ingest.json
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import Field
+from tqdm import tqdm
+
+from stages.base.cli import run
+from stages.base.errors import InputError
+from stages.base.folds import TEST, TRAIN
+from stages.base.params import Params, read_params
+from stages.base.tables import ID, PART, TARGET, TRUTH, atomic, write_json
+from stages.base.tasks import Preference
+from stages.readers.arena import ArenaReader
+from stages.readers.rows import (
+    Reject,
+    Row,
+    as_number,
+    csv_faults,
+    csv_header,
+    csv_records,
+    is_distribution,
+)
+from stages.readers.table import TableReader
+
+log = logging.getLogger("verdict")
+
+TASK = Preference()
+UNLABELLED = (float("nan"),) * len(TASK.classes)
+BATCH = 1_000  # rows that are Python objects at once
+ROW_GROUP = 10_000  # rows; small enough for readers that stream
+
+# Part, file, and what the reader made of the record.
+Sourced: TypeAlias = tuple[str, str, Row | Reject]
+Probabilities: TypeAlias = tuple[float, ...]
+
+ROWS = pa.schema(
+    [
+        (ID, pa.string()),
+        (PART, pa.string()),
+        *[(name, pa.list_(pa.string())) for name in TASK.text_columns],
+        *[(TARGET + name, pa.float64()) for name in TASK.classes],
+    ]
+)
+REJECTS = pa.schema(
+    [("file", pa.string()), ("line", pa.int64()), (ID, pa.string()), ("reason", pa.string())]
+)
+
+
+class IngestParams(Params):
+    """What the raw files are, and how much of them may be lost.
+
+    `sample` is the sample submission, `truth` a CSV of id, a, b, tie (the probabilities of a known
+    judge); null where there is none. `max_reject_share` is a share of the raw rows of both parts.
+    """
+
+    task: Literal["preference"]
+    reader: Annotated[ArenaReader | TableReader, Field(discriminator="format")]
+    sample: str | None
+    truth: str | None
+    max_reject_share: Annotated[float, Field(ge=0, le=1)]
+
+
+def build(records: Iterable[Sourced]) -> tuple[Any, Any]:
+    """The Arrow tables of rows and rejects, in the order of the records.
+
+    A row whose id an earlier row has is a reject.
+    """
+    seen: set[str] = set()
+    batches: list[Any] = []
+    rows: list[tuple[Any, ...]] = []
+    rejects: list[tuple[Any, ...]] = []
+    for part, file, record in records:
+        if isinstance(record, Reject):
+            rejects.append((file, record.line, record.id, record.reason))
+        elif record.id in seen:
+            rejects.append((file, record.line, record.id, "duplicate id"))
+        else:
+            seen.add(record.id)
+            rows.append((record.id, part, *record.texts, *(record.target or UNLABELLED)))
+        if len(rows) == BATCH:
+            batches.append(_batch(rows, ROWS))
+            rows = []
+    batches.append(_batch(rows, ROWS))
+    return pa.Table.from_batches(batches), pa.Table.from_batches([_batch(rejects, REJECTS)])
+
+
+def _batch(rows: list[tuple[Any, ...]], schema: Any) -> Any:
+    columns = zip(*rows, strict=True) if rows else [()] * len(schema)
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def with_truth(rows: Any, truth: Mapping[str, Probabilities]) -> Any:
+    """The rows with the columns `truth_<class>`, joined by id."""
+    values = [truth[name] for name in rows[ID].to_pylist()]
+    for at, name in enumerate(TASK.classes):
+        rows = rows.append_column(
+            TRUTH + name, pa.array([value[at] for value in values], pa.float64())
+        )
+    return rows
+
+
+def measure(rows: Any, rejects: Any) -> dict[str, float]:
+    """Counts, and the share of each class in the train part."""
+    parts = Counter(rows[PART].to_pylist())
+    nulls = sum(pc.list_flatten(rows[name]).null_count for name in TASK.text_columns)
+    train = rows.filter(pc.equal(rows[PART], TRAIN))
+    return {
+        "raw_rows": len(rows) + len(rejects),
+        "train_rows": parts[TRAIN],
+        "test_rows": parts[TEST],
+        "rejects": len(rejects),
+        "null_turns": nulls,
+        **{f"share_{name}": pc.mean(train[TARGET + name]).as_py() for name in TASK.classes},
+    }
+
+
+def reject_faults(rows: Any, rejects: Any, raw: Path, max_share: float) -> list[str]:
+    """More rejects than allowed, with the most frequent reasons; a part that has no row left."""
+    n_raw = len(rows) + len(rejects)
+    faults = []
+    if len(rejects) > max_share * n_raw:
+        share = len(rejects) / n_raw
+        faults.append(
+            f"{raw}: too many rejects, got {len(rejects)} of {n_raw} rows ({share:.2%}); "
+            f"expected at most max_reject_share = {max_share:.2%}. Most frequent reasons:"
+            + reasons(rejects, raw)
+        )
+    parts = set(rows[PART].to_pylist())
+    return faults + [f"{raw}: no {part} row is left" for part in (TRAIN, TEST) if part not in parts]
+
+
+def reasons(rejects: Any, raw: Path) -> str:
+    """The ten most frequent reasons, a line each, with their count and the place of the first."""
+    counts: Counter[str] = Counter()
+    first: dict[str, str] = {}
+    for reject in rejects.to_pylist():
+        counts[reject["reason"]] += 1
+        first.setdefault(reject["reason"], f"{raw / reject['file']}:{reject['line']}")
+    return "".join(
+        f"\n    {count} x {reason}, first at {first[reason]}"
+        for reason, count in counts.most_common(10)
+    )
+
+
+def file_faults(raw: Path, params: IngestParams) -> list[str]:
+    """Files that are missing or of the wrong shape, all of them."""
+    reader = params.reader
+    if not raw.is_dir():
+        return [f"{raw}: missing folder; expected one with {reader.train} and {reader.test}"]
+    faults = reader.faults(raw / reader.train, labelled=True)
+    faults += reader.faults(raw / reader.test, labelled=False)
+    if params.truth is not None:
+        faults += csv_faults(raw / params.truth, [ID, *TASK.classes])
+    if params.sample is None:
+        return faults
+    sample, columns = raw / params.sample, list(reader.sample_columns)
+    wrong = csv_faults(sample, columns)
+    if not wrong and csv_header(sample) != columns:
+        wrong = [f"{sample}: columns do not fit, got {csv_header(sample)}; expected {columns}"]
+    return faults + wrong
+
+
+def read_records(raw: Path, reader: ArenaReader | TableReader) -> Iterator[Sourced]:
+    """All records of the raw files, the train part first."""
+    for part, file in ((TRAIN, reader.train), (TEST, reader.test)):
+        records = reader.read(raw / file, labelled=part == TRAIN)
+        for record in tqdm(records, desc=file, unit=" rows", mininterval=1, disable=None):
+            yield part, file, record
+
+
+def sample_faults(raw: Path, params: IngestParams, rows: Any, rejects: Any) -> list[str]:
+    """Ids of the sample submission that are not those of the raw test file, each once.
+
+    Rejected test rows count: the competition wants a line for each of them too.
+    """
+    if params.sample is None:
+        return []
+    id_column = params.reader.sample_columns[0]
+    records = list(csv_records(raw / params.sample))
+    counts = Counter(str(record.fields.get(id_column)) for record in records)
+    rows, rejects = rows.filter(pc.equal(rows[PART], TEST)), of_file(rejects, params.reader.test)
+    tests = dict.fromkeys([*rows[ID].to_pylist(), *rejects[ID].drop_null().to_pylist()])
+    checks: dict[str, list[Any]] = {
+        "broken lines": [record.line for record in records if record.fault],
+        "ids that the test file lacks": [name for name in counts if name not in tests],
+        "test ids missing": [name for name in tests if name not in counts],
+        "ids more than once": [name for name, count in counts.items() if count > 1],
+    }
+    return [
+        f"{raw / params.sample}: got {len(found)} {what}, the first is {found[0]!r}; "
+        "expected the ids of the test file, each once"
+        for what, found in checks.items()
+        if found
+    ]
+
+
+def of_file(rejects: Any, file: str) -> Any:
+    """The rejects of one file."""
+    return rejects.filter(pc.equal(rejects["file"], file))
+
+
+def read_truth(path: Path) -> tuple[dict[str, Probabilities], list[str]]:
+    """The probabilities by id, and what is wrong with the file."""
+    truth: dict[str, Probabilities] = {}
+    twice, wrong = [], []
+    for record in csv_records(path):
+        name = str(record.fields.get(ID))
+        values = tuple(as_number(record.fields.get(column)) for column in TASK.classes)
+        if name in truth:
+            twice.append(record.line)
+        if record.fault or not is_distribution(values):
+            wrong.append(record.line)
+        truth[name] = values
+    checks = {"an id that came before": twice, "no three probabilities that sum to 1": wrong}
+    return truth, [
+        f"{path}: got {len(lines)} rows with {what}, the first in line {lines[0]}; "
+        "expected each id once, with its probabilities"
+        for what, lines in checks.items()
+        if lines
+    ]
+
+
+def truth_faults(path: Path, truth: Mapping[str, Probabilities], rows: Any) -> list[str]:
+    """Rows that the truth does not cover."""
+    lost = [name for name in rows[ID].to_pylist() if name not in truth]
+    if not lost:
+        return []
+    return [f"{path}: no truth for {len(lost)} rows, the first is {lost[0]!r}; expected every id"]
+
+
+def write_arrow(table: Any, path: Path) -> None:
+    """Write an Arrow table; by way of pandas, a table without rows would lose its schema."""
+    with atomic(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP)
+
+
+def refuse(raw: Path, faults: list[str]) -> None:
+    """Raise one error for all faults, if there are any."""
+    if faults:
+        raise InputError.listing(f"{raw}: {len(faults)} fault(s), nothing was written", faults)
+
+
+def main(
+    *, dataset: str, raw: Path, rows: Path, rejects: Path, labels: Path, metrics: Path
+) -> None:
+    """Read the raw folder, check it, and write rows, rejects, labels and counts."""
+    params = read_params(IngestParams, dataset, "ingest")
+    log.info("ingest: reading %s as %s", raw, params.reader.format)
+    refuse(raw, file_faults(raw, params))
+    kept, lost = build(read_records(raw, params.reader))
+    faults = reject_faults(kept, lost, raw, params.max_reject_share)
+    faults += sample_faults(raw, params, kept, lost)
+    truth = None
+    if params.truth is not None:
+        truth, wrong = read_truth(raw / params.truth)
+        faults += wrong + truth_faults(raw / params.truth, truth, kept)
+    refuse(raw, faults)
+
+    counts = measure(kept, lost)
+    log.info(
+        "ingest: %(train_rows)d train rows, %(test_rows)d test rows, %(rejects)d rejects", counts
+    )
+    if len(lost):
+        log.warning("ingest: rejects by reason:%s", reasons(lost, raw))
+    if n_lost := len(of_file(lost, params.reader.test)):
+        log.warning("ingest: %d test rows are rejects; a submission still needs their ids", n_lost)
+    write_arrow(kept if truth is None else with_truth(kept, truth), rows)
+    write_arrow(lost, rejects)
+    write_json({"kind": TASK.kind, "classes": list(TASK.classes)}, labels)
+    write_json(counts, metrics)
+
+
+if __name__ == "__main__":
+    run(main)

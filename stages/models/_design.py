@@ -1,0 +1,105 @@
+"""From feature sets to design matrices: what is fitted on a fold's training rows is fitted here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+from scipy import sparse
+
+from stages.base.folds import Indices
+from stages.base.idf import fit_idf, weigh
+from stages.base.params import Params
+from stages.base.tasks import Block, Design, Floats, Matrix, Part, Preference
+
+FeatureSets = Mapping[str, Mapping[str, Block]]  # feature set -> text column -> block
+
+
+class SourceParams(Params):
+    """How a model takes a feature set: the parts of the pair, scaling, and a factor on all columns.
+
+    `standard` scales a column to variance 1 on the training rows (and moves it to mean 0 where it
+    is dense and even: the mean of an odd column is 0 by symmetry). Under an L2 penalty a larger
+    `weight` means that the set is penalised less.
+    """
+
+    parts: Annotated[tuple[Part, ...], Field(min_length=1)]
+    scale: Literal["none", "standard"]
+    weight: Annotated[float, Field(gt=0)]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Makes design matrices; `state` holds what was fitted: idf, means and scales."""
+
+    task: Preference
+    sources: Mapping[str, SourceParams]
+    state: Mapping[str, Floats]
+
+    @classmethod
+    def fit(
+        cls, task: Preference, sources: Mapping[str, SourceParams], sets: FeatureSets, rows: Indices
+    ) -> "Encoder":
+        """Fit on the rows `rows` of the feature sets."""
+        state: dict[str, Floats] = {}
+        for name, source in sources.items():
+            blocks = _take(sets[name], rows)
+            frequencies = [block.X for block in blocks.values() if sparse.issparse(block.X)]
+            if frequencies:
+                state[f"{name}.idf"] = fit_idf(frequencies)
+            if source.scale == "standard":
+                design = _design(task, source, blocks, state.get(f"{name}.idf"))
+                state[f"{name}.mean"], state[f"{name}.scale"] = _moments(design)
+        return cls(task, sources, state)
+
+    def __call__(self, sets: FeatureSets, rows: Indices) -> Design:
+        """The design of the rows `rows`: dense if all sets are, float32."""
+        designs = [
+            self._one(name, source, _take(sets[name], rows))
+            for name, source in self.sources.items()
+        ]
+        joined = designs[0]
+        for design in designs[1:]:
+            joined = joined.join(design)
+        return joined
+
+    def _one(self, name: str, source: SourceParams, blocks: Mapping[str, Block]) -> Design:
+        design = _design(self.task, source, blocks, self.state.get(f"{name}.idf"))
+        X = design.X
+        if source.scale == "standard":
+            X = _standardise(X, self.state[f"{name}.mean"], self.state[f"{name}.scale"])
+        names = tuple(f"{name} {column}" for column in design.names)
+        return Design((X * np.float32(source.weight)).astype(np.float32), names, design.n_odd)
+
+
+def _take(blocks: Mapping[str, Block], rows: Indices) -> dict[str, Block]:
+    return {key: Block(block.X[rows], block.names) for key, block in blocks.items()}
+
+
+def _design(
+    task: Preference, source: SourceParams, blocks: Mapping[str, Block], idf: Floats | None
+) -> Design:
+    if idf is not None:
+        blocks = {key: Block(weigh(block, idf), block.names) for key, block in blocks.items()}
+    return task.design(blocks, source.parts)
+
+
+def _moments(design: Design) -> tuple[Floats, Floats]:
+    """Mean (0 for odd and sparse columns) and spread around it; 1 for a constant column."""
+    X = design.X
+    mean: npt.NDArray[np.float64] = np.zeros(X.shape[1])
+    if sparse.issparse(X):
+        square = np.asarray(X.multiply(X).mean(axis=0)).ravel()
+    else:
+        mean[design.n_odd :] = X[:, design.n_odd :].mean(axis=0, dtype=np.float64)
+        square = np.square(X - mean).mean(axis=0, dtype=np.float64)
+    scale = np.sqrt(square)
+    return mean.astype(np.float32), np.where(scale > 1e-7, scale, 1).astype(np.float32)
+
+
+def _standardise(X: Matrix, mean: Floats, scale: Floats) -> Matrix:
+    if sparse.issparse(X):
+        return (X @ sparse.diags_array(1 / scale)).tocsr()
+    return (X - mean) / scale

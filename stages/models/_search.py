@@ -1,0 +1,150 @@
+"""Hyperparameter search on the stored folds, with Optuna.
+
+The best trial is chosen on the out-of-fold log loss that it also reports: with many trials that
+figure is a little optimistic.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+import pandas as pd
+from pydantic import Field
+
+from stages.base.errors import InputError
+from stages.base.params import Params
+from stages.models._design import SourceParams
+from stages.models._sample import Balance
+
+
+class Range(Params):
+    """Numbers from `low` to `high`, both included; whole ones if both are.
+
+    `log` draws their logarithm evenly.
+    """
+
+    low: int | float
+    high: int | float
+    log: bool
+
+
+class Choices(Params):
+    """A list of values."""
+
+    choices: Annotated[tuple[bool | int | float | str | None, ...], Field(min_length=1)]
+
+
+class SearchParams(Params):
+    """`trials` draws from `space`: its keys are params of the model's section, dots lead deeper."""
+
+    sampler: Literal["random", "tpe", "grid"]
+    trials: Annotated[int, Field(ge=1)]
+    seed: Annotated[int, Field(ge=0)]
+    space: Annotated[dict[str, Range | Choices], Field(min_length=1)]
+
+
+class ModelParams(Params):
+    """What all models have."""
+
+    balance: Balance
+    seed: Annotated[int, Field(ge=0)]
+    search: SearchParams | None
+
+    def sources(self) -> dict[str, SourceParams]:
+        """The feature sets that the model takes, by name."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: value for name, value in values.items() if isinstance(value, SourceParams)}
+
+
+M = TypeVar("M", bound=ModelParams)
+
+
+def search(given: M, evaluate: Callable[[M], float]) -> pd.DataFrame:
+    """Evaluate the given params and `given.search.trials` draws.
+
+    Args:
+        given: The model's section; without `search` it is the only trial.
+        evaluate: Out-of-fold log loss of params.
+
+    Returns:
+        One row a trial: `trial` (0 is the given section), `log_loss`, and a column for each key of
+        the space.
+
+    Raises:
+        InputError: The space names a param that there is not, or a value that it does not take.
+    """
+    plan = given.search
+    rows = [
+        {
+            "trial": 0,
+            "log_loss": evaluate(given),
+            **{key: _get(given, key) for key in (plan.space if plan else ())},
+        }
+    ]
+    if plan is None:
+        return pd.DataFrame(rows)
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=_sampler(plan))
+
+    def objective(trial: optuna.Trial) -> float:
+        drawn = {key: _draw(trial, key, space) for key, space in plan.space.items()}
+        loss = evaluate(replaced(given, drawn))
+        rows.append({"trial": trial.number + 1, "log_loss": loss, **drawn})
+        return loss
+
+    study.optimize(objective, n_trials=plan.trials)
+    return pd.DataFrame(rows)
+
+
+def replaced(given: M, values: Mapping[str, Any]) -> M:
+    """`given` with some params replaced, checked like the file.
+
+    Raises:
+        InputError: A key or value is not allowed.
+    """
+    tree = given.model_dump(mode="json")
+    for key, value in values.items():
+        *path, last = key.split(".")
+        branch = tree
+        for step in path:
+            branch = branch[step]
+        branch[last] = value
+    try:
+        return type(given).model_validate_json(json.dumps(tree))
+    except ValueError as error:
+        raise InputError(f"search.space: {error}") from error
+
+
+def _get(given: ModelParams, key: str) -> Any:
+    tree: Any = given.model_dump(mode="json")
+    for step in key.split("."):
+        if not isinstance(tree, dict) or step not in tree:
+            raise InputError(
+                f"search.space: no such param, got {key!r}; "
+                f"expected one of {sorted(given.model_dump())}"
+            )
+        tree = tree[step]
+    return tree
+
+
+def _sampler(plan: SearchParams) -> Any:
+    from optuna.samplers import GridSampler, RandomSampler, TPESampler
+
+    if plan.sampler == "grid":
+        choices = {k: list(s.choices) for k, s in plan.space.items() if isinstance(s, Choices)}
+        ranges = sorted(plan.space.keys() - choices)
+        if ranges:
+            raise InputError(f"search.space: got a range for {ranges}; expected choices for a grid")
+        return GridSampler(choices, seed=plan.seed)
+    return (RandomSampler if plan.sampler == "random" else TPESampler)(seed=plan.seed)
+
+
+def _draw(trial: Any, key: str, space: Range | Choices) -> Any:
+    if isinstance(space, Choices):
+        return trial.suggest_categorical(key, list(space.choices))
+    whole = isinstance(space.low, int) and isinstance(space.high, int)
+    return (trial.suggest_int if whole else trial.suggest_float)(
+        key, space.low, space.high, log=space.log
+    )

@@ -1,0 +1,85 @@
+"""The stage that all models share: from feature sets and folds to models and predictions."""
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from stages.base.blocks import read_blocks, read_columns
+from stages.base.cost import Cost
+from stages.base.folds import read_folds
+from stages.base.predictions import prediction_table
+from stages.base.tables import PREDICTION, SWAPPED, write_table
+from stages.base.tasks import read_task
+from stages.models._crossfit import CrossFit, Model, crossfit
+from stages.models._sample import Sample
+from stages.models._search import ModelParams, search
+
+log = logging.getLogger("verdict")
+
+M = TypeVar("M", bound=ModelParams)
+
+
+def train(
+    params: M,
+    fit: Callable[[Sample, M, int], Model],
+    *,
+    labels: Path,
+    folds: Path,
+    sets: Mapping[str, Path],
+    model: Path,
+    predictions: Path,
+    trials: Path,
+    cost: Path,
+) -> None:
+    """Cross-fit the model with the given params, or with the best that a search finds.
+
+    Args:
+        params: The model's section of params.yaml; its `SourceParams` name the feature sets.
+        fit: Fits one model: `(sample, params, seed) -> model`.
+        labels: labels.json.
+        folds: folds.parquet.
+        sets: Where the feature sets are: folders of blocks, or tables with a column a feature.
+        model: Out: the folder of fitted models.
+        predictions: Out: out-of-fold and test predictions.
+        trials: Out: a CSV with a row for each trial of the search.
+        cost: Out: what it cost, JSON.
+    """
+    clock = Cost()
+    task = read_task(labels)
+    stored = read_folds(folds, task)
+    features = {
+        name: (read_blocks if path.is_dir() else read_columns)(path, stored.ids)
+        for name, path in sets.items()
+    }
+    best: list[tuple[float, M, CrossFit]] = []
+
+    def evaluate(candidate: M) -> float:
+        fitted = crossfit(
+            task,
+            stored,
+            features,
+            candidate.sources(),
+            lambda sample, seed: fit(sample, candidate, seed),
+            balance=candidate.balance,
+            seed=candidate.seed,
+        )
+        loss = fitted.log_loss(stored)
+        if not best or loss < best[0][0]:
+            best[:] = [(loss, candidate, fitted)]
+        return loss
+
+    table = search(params, evaluate)
+    loss, chosen, fitted = best[0]
+    fitted.save(model, chosen)
+    values = {PREDICTION: fitted.probabilities, SWAPPED: fitted.swapped}
+    write_table(prediction_table(stored, task, values), predictions)
+    write_table(table, trials)
+    clock.write(cost, fitted=model, predict_ms_per_row=fitted.predict_ms_per_row)
+    log.info(
+        "%s: %d rows in %d folds, out-of-fold log loss %.4f",
+        model.name,
+        len(stored.train(None)),
+        len(fitted.fits),
+        loss,
+    )

@@ -1,0 +1,175 @@
+r"""Dense layers in torch on word2vec and style features: the baseline without a pretrained network.
+
+In: folds and feature sets. Out: a model for each fold, out-of-fold and test predictions. ReLU
+layers with dropout, trained with AdamW. Every draw (weights, batches, dropout) comes from a
+generator of the model's own, so that folds can run side by side.
+
+    python -m stages.models.mlp --dataset demo --labels data/demo/labels.json \
+        --folds data/demo/folds.parquet --word2vec data/demo/word2vec \
+        --style data/demo/style.parquet --model models/demo/mlp \
+        --predictions data/demo/predictions/mlp.parquet --trials metrics/demo/trials/mlp.csv \
+        --cost metrics/demo/cost/mlp.json
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+from pydantic import Field
+
+from stages.base.cli import run
+from stages.base.params import read_params
+from stages.base.tasks import Floats, Matrix
+from stages.models._design import SourceParams
+from stages.models._sample import Sample
+from stages.models._search import ModelParams
+from stages.models._stopping import StoppingParams, fit_rounds
+from stages.models._train import train
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+class MlpParams(ModelParams):
+    """Section `mlp`: sizes of the hidden layers; a `rounds` is an epoch."""
+
+    hidden: tuple[Annotated[int, Field(ge=1)], ...]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    learning_rate: Annotated[float, Field(gt=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    batch_size: Annotated[int, Field(ge=1)]
+    rounds: Annotated[int, Field(ge=1)]
+    stopping: StoppingParams | None
+    word2vec: SourceParams
+    style: SourceParams
+
+
+@dataclass(frozen=True)
+class Mlp:
+    """Layers of (weight `(n_out, n_in)`, bias `(n_out,)`), ReLU between them, softmax last."""
+
+    layers: list[tuple[Tensor, Tensor]]
+
+    def scores(
+        self, X: Tensor, dropout: float = 0.0, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Scores before the softmax, `(n_rows, n_classes)`; a generator drops hidden units."""
+        import torch
+
+        for number, (weight, bias) in enumerate(self.layers):
+            if number:
+                X = torch.relu(X)
+                if generator is not None:
+                    X = X * (torch.rand(X.shape, generator=generator) >= dropout) / (1 - dropout)
+            X = X @ weight.T + bias
+        return X
+
+    def predict(self, X: Matrix) -> Floats:
+        """Probabilities `(n_rows, n_classes)`."""
+        import torch
+
+        with torch.no_grad():
+            return torch.softmax(self.scores(torch.from_numpy(X)).double(), dim=1).numpy()
+
+    def save(self, stem: Path) -> None:
+        """Write `<stem>.safetensors`."""
+        from safetensors.torch import save_file
+
+        save_file(
+            {
+                f"{kind}.{i}": t.detach()
+                for i, pair in enumerate(self.layers)
+                for kind, t in zip(("weight", "bias"), pair, strict=True)
+            },
+            f"{stem}.safetensors",
+        )
+
+
+def fit(sample: Sample, params: MlpParams, seed: int) -> Mlp:
+    """Fit, with early stopping where the params ask for it."""
+
+    def descend(part: Sample, rounds: int, holdout: Sample | None) -> tuple[Mlp, int]:
+        return _descend(part, rounds, holdout, params, seed)
+
+    return fit_rounds(sample, params.stopping, params.rounds, seed, descend)
+
+
+def _descend(
+    part: Sample, epochs: int, holdout: Sample | None, params: MlpParams, seed: int
+) -> tuple[Mlp, int]:
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    X, y, weight = (
+        torch.from_numpy(part.X),
+        torch.from_numpy(part.y),
+        torch.from_numpy(part.weight).float(),
+    )
+    model = _new((X.shape[1], *params.hidden, part.n_classes), generator)
+    optimizer = torch.optim.AdamW(
+        [tensor for layer in model.layers for tensor in layer],
+        params.learning_rate,
+        weight_decay=params.weight_decay,
+    )
+    best_loss, best_epoch = np.inf, epochs
+    for epoch in range(1, epochs + 1):
+        for rows in torch.randperm(len(y), generator=generator).split(params.batch_size):
+            scores = model.scores(X[rows], params.dropout, generator)
+            loss = _weighted_loss(scores, y[rows], weight[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        if holdout is None or params.stopping is None:
+            continue
+        seen = -np.average(
+            np.log(model.predict(holdout.X)[np.arange(len(holdout.y)), holdout.y]),
+            weights=holdout.weight,
+        )
+        if seen < best_loss:
+            best_loss, best_epoch = seen, epoch
+        elif epoch - best_epoch >= params.stopping.patience:
+            break
+    return model, best_epoch
+
+
+def _new(sizes: tuple[int, ...], generator: torch.Generator) -> Mlp:
+    """Layers with the weights of He et al. (2015) and biases of 0."""
+    import torch
+
+    layers = []
+    for n_in, n_out in pairwise(sizes):
+        weight = torch.randn(n_out, n_in, generator=generator) * (2 / n_in) ** 0.5
+        layers.append((weight.requires_grad_(), torch.zeros(n_out, requires_grad=True)))
+    return Mlp(layers)
+
+
+def _weighted_loss(scores: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+    from torch.nn.functional import cross_entropy
+
+    return (cross_entropy(scores, y, reduction="none") * weight).sum() / weight.sum()
+
+
+def main(
+    *, dataset: str, labels: Path, folds: Path, word2vec: Path, style: Path,
+    model: Path, predictions: Path, trials: Path, cost: Path,
+) -> None:  # fmt: skip
+    """Cross-fit a multilayer perceptron on word2vec and style."""
+    import torch
+
+    torch.set_num_threads(
+        1
+    )  # the folds run side by side, and the sums of several threads differ in their last bits
+    params = read_params(MlpParams, dataset, "mlp")
+    train(
+        params, fit, labels=labels, folds=folds, sets={"word2vec": word2vec, "style": style},
+        model=model, predictions=predictions, trials=trials, cost=cost,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,81 @@
+r"""Linear support vector machine on tf-idf and style features, calibrated.
+
+In: folds and feature sets. Out: a model for each fold, out-of-fold and test predictions. The
+margins of the one-vs-rest SVMs are turned into probabilities by a multinomial logistic regression
+on margins of rows that their SVM did not see (matrix scaling: Platt 1999, Guo et al. 2017), from a
+cross-validation inside the fold that keeps groups and both orders together.
+
+    python -m stages.models.svm --dataset demo --labels data/demo/labels.json \
+        --folds data/demo/folds.parquet --tfidf data/demo/tfidf --style data/demo/style.parquet \
+        --model models/demo/svm --predictions data/demo/predictions/svm.parquet \
+        --trials metrics/demo/trials/svm.csv --cost metrics/demo/cost/svm.json
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from stages.base.cli import run
+from stages.base.params import read_params
+from stages.base.tasks import Floats, Matrix
+from stages.models._design import SourceParams
+from stages.models._linear import Linear
+from stages.models._sample import Sample
+from stages.models._search import ModelParams
+from stages.models._train import train
+
+
+class SvmParams(ModelParams):
+    """Section `svm`: `C` as in scikit-learn's LinearSVC; inner folds for the calibration."""
+
+    C: Annotated[float, Field(gt=0)]
+    calibration_folds: Annotated[int, Field(ge=2)]
+    tfidf: SourceParams
+    style: SourceParams
+
+
+def fit(sample: Sample, params: SvmParams, seed: int) -> Linear:
+    """Fit machines and calibration: both are linear, so together they are one linear model."""
+    from sklearn.linear_model import LogisticRegression
+
+    margins = np.empty((len(sample.y), sample.n_classes))
+    for fitted, held in sample.splits(params.calibration_folds, seed):
+        coef, intercept = _machines(sample.take(fitted), params, seed)
+        margins[held] = _margins(sample.X[held], coef, intercept)
+    calibration = LogisticRegression(C=1.0, max_iter=1000).fit(margins, sample.y, sample.weight)
+    coef, intercept = _machines(sample, params, seed)
+    return Linear(
+        coef=(calibration.coef_ @ coef).astype(np.float32),
+        intercept=(calibration.coef_ @ intercept + calibration.intercept_).astype(np.float32),
+    )
+
+
+def _machines(sample: Sample, params: SvmParams, seed: int) -> tuple[Floats, Floats]:
+    """Coefficients `(n_classes, n_features)` and intercepts `(n_classes,)` of one-vs-rest SVMs."""
+    from sklearn.svm import LinearSVC
+
+    machine = LinearSVC(C=params.C, dual="auto", random_state=seed, max_iter=10_000)
+    machine.fit(sample.X, sample.y, sample.weight)
+    return machine.coef_, machine.intercept_
+
+
+def _margins(X: Matrix, coef: Floats, intercept: Floats) -> Floats:
+    return np.asarray(X @ coef.T) + intercept
+
+
+def main(
+    *, dataset: str, labels: Path, folds: Path, tfidf: Path, style: Path,
+    model: Path, predictions: Path, trials: Path, cost: Path,
+) -> None:  # fmt: skip
+    """Cross-fit a calibrated linear SVM on tf-idf and style."""
+    params = read_params(SvmParams, dataset, "svm")
+    train(
+        params, fit, labels=labels, folds=folds, sets={"tfidf": tfidf, "style": style},
+        model=model, predictions=predictions, trials=trials, cost=cost,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,117 @@
+r"""XGBoost on word2vec and style features.
+
+In: folds and feature sets. Out: a model for each fold, out-of-fold and test predictions. Each model
+runs on one thread (the folds run side by side), since the sums of several threads differ in their
+last bits.
+
+    python -m stages.models.xgb --dataset demo --labels data/demo/labels.json \
+        --folds data/demo/folds.parquet --word2vec data/demo/word2vec \
+        --style data/demo/style.parquet --model models/demo/xgb \
+        --predictions data/demo/predictions/xgb.parquet --trials metrics/demo/trials/xgb.csv \
+        --cost metrics/demo/cost/xgb.json
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field
+
+from stages.base.cli import run
+from stages.base.params import read_params
+from stages.base.tasks import Floats, Matrix
+from stages.models._design import SourceParams
+from stages.models._sample import Sample
+from stages.models._search import ModelParams
+from stages.models._stopping import StoppingParams, fit_rounds
+from stages.models._train import train
+
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class XgbParams(ModelParams):
+    """Section `xgb`: XGBoost's own names and meanings, but for `rounds`."""
+
+    rounds: Annotated[int, Field(ge=1)]
+    learning_rate: Annotated[float, Field(gt=0, le=1)]
+    max_depth: Annotated[int, Field(ge=1)]
+    min_child_weight: Annotated[float, Field(ge=0)]
+    subsample: Share
+    colsample_bytree: Share
+    colsample_bynode: Share
+    reg_lambda: Annotated[float, Field(ge=0)]
+    reg_alpha: Annotated[float, Field(ge=0)]
+    max_bin: Annotated[int, Field(ge=2)]
+    stopping: StoppingParams | None
+    word2vec: SourceParams
+    style: SourceParams
+
+    def booster(self, n_classes: int, seed: int) -> dict[str, Any]:
+        """The params in XGBoost's form."""
+        own = {*ModelParams.model_fields, *self.sources(), "rounds", "stopping"}
+        fixed = {
+            "objective": "multi:softprob",
+            "num_class": n_classes,
+            "tree_method": "hist",
+            "nthread": 1,
+            "seed": seed,
+        }
+        return {**self.model_dump(exclude=own), **fixed}
+
+
+@dataclass(frozen=True)
+class Xgb:
+    """A fitted booster."""
+
+    booster: Any
+
+    def predict(self, X: Matrix) -> Floats:
+        """Probabilities `(n_rows, n_classes)`."""
+        return np.asarray(self.booster.inplace_predict(X), np.float64)
+
+    def save(self, stem: Path) -> None:
+        """Write `<stem>.ubj`."""
+        self.booster.save_model(f"{stem}.ubj")
+
+
+def fit(sample: Sample, params: XgbParams, seed: int) -> Xgb:
+    """Fit, with early stopping where the params ask for it."""
+    import xgboost
+
+    settings = params.booster(sample.n_classes, seed)
+
+    def grow(part: Sample, rounds: int, holdout: Sample | None) -> tuple[Xgb, int]:
+        data = xgboost.QuantileDMatrix(
+            part.X, part.y, weight=part.weight, max_bin=params.max_bin, nthread=1
+        )
+        watch: dict[str, Any] = {}
+        if holdout is not None and params.stopping is not None:
+            held = xgboost.QuantileDMatrix(
+                holdout.X, holdout.y, weight=holdout.weight, ref=data, nthread=1
+            )
+            watch = {
+                "evals": [(held, "holdout")],
+                "early_stopping_rounds": params.stopping.patience,
+                "verbose_eval": False,
+            }
+        booster = xgboost.train(settings, data, rounds, **watch)
+        return Xgb(booster), booster.best_iteration + 1 if watch else rounds
+
+    return fit_rounds(sample, params.stopping, params.rounds, seed, grow)
+
+
+def main(
+    *, dataset: str, labels: Path, folds: Path, word2vec: Path, style: Path,
+    model: Path, predictions: Path, trials: Path, cost: Path,
+) -> None:  # fmt: skip
+    """Cross-fit XGBoost on word2vec and style."""
+    params = read_params(XgbParams, dataset, "xgb")
+    train(
+        params, fit, labels=labels, folds=folds, sets={"word2vec": word2vec, "style": style},
+        model=model, predictions=predictions, trials=trials, cost=cost,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,219 @@
+"""What all readers share: the row that goes out, the reject with its reason, and reading of CSV.
+
+A reader turns a file into `Record`s (what the file holds, line by line) and each record into a
+`Row` (what the pipeline knows) or, where that fails with a `Fault`, into a `Reject`. No record is
+dropped: rows + rejects = records.
+"""
+
+import codecs
+import csv
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from stages.base.errors import InputError
+
+Turns: TypeAlias = list[str | None]
+
+HEAD = 1 << 16  # bytes that decide whether a file is text at all
+TOLERANCE = 1e-6  # of a sum of probabilities
+FIELD_LIMIT = 2**31 - 1  # the csv module refuses fields above 128 KiB unless told otherwise
+# In a decoded JSON string half an emoji, in a line of `_csv_lines` a byte that is no UTF-8.
+SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class Fault(ValueError):  # noqa: N818 - the domain's word, as in the messages
+    """What is wrong with one record; its text becomes the reason of the reject."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What stands in a file from `line` (1-based) on: its fields, and the fault in reading them."""
+
+    line: int
+    fields: dict[str, Any]
+    fault: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row for the pipeline: texts and target in the task's order of text columns and classes."""
+
+    line: int
+    id: str
+    texts: tuple[Turns, ...]
+    target: tuple[float, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A record that did not become a row."""
+
+    line: int
+    id: str | None
+    reason: str
+
+
+Parse: TypeAlias = Callable[[dict[str, Any]], tuple[tuple[Turns, ...], tuple[float, ...] | None]]
+
+
+def to_rows(records: Iterator[Record], id_column: str, parse: Parse) -> Iterator[Row | Reject]:
+    """Each record as a row (texts and target by `parse`), or as a reject with its first fault."""
+    for record in records:
+        name = None
+        try:
+            name = as_id(record.fields.get(id_column))
+            if record.fault is not None:
+                raise Fault(record.fault)
+            texts, target = parse(record.fields)
+            if len({len(turns) for turns in texts}) > 1:
+                raise Fault("unequal turn counts")
+        except Fault as fault:
+            yield Reject(record.line, name, record.fault or str(fault))
+        else:
+            yield Row(record.line, name, texts, target)
+
+
+def as_id(value: Any) -> str:
+    """The id as a string; text and whole numbers may be ids."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise Fault("empty id")
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise Fault("id is neither text nor a whole number")
+    return clean_text(str(value))
+
+
+def as_turns(value: Any, column: str) -> Turns:
+    """A list of turns, each a string or null.
+
+    Raises:
+        Fault: The value is no list of strings and nulls, or an empty one.
+    """
+    is_list = isinstance(value, list) and len(value) > 0
+    if not is_list or not all(turn is None or isinstance(turn, str) for turn in value):
+        raise Fault(f"unparsable turns in {column}")
+    return [None if turn is None else clean_text(turn) for turn in value]
+
+
+def clean_text(text: str) -> str:
+    """The text with lone surrogates, which UTF-8 cannot hold, replaced by U+FFFD."""
+    return text if text.isascii() else SURROGATE.sub("\ufffd", text)
+
+
+def as_number(value: Any) -> float:
+    """The value as a float; NaN for what is no number."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return float("nan")
+
+
+def is_distribution(values: Sequence[float]) -> bool:
+    """Whether the values are probabilities that sum to 1."""
+    return all(0 <= value <= 1 for value in values) and abs(sum(values) - 1) <= TOLERANCE
+
+
+def text_faults(path: Path) -> list[str]:
+    """Why `path` is no text file with something in it; nothing where it is one."""
+    if not path.is_file():
+        return [f"{path}: missing file; expected a file of that name"]
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    if not head.removeprefix(codecs.BOM_UTF8).strip():
+        return [f"{path}: empty file; expected rows"]
+    if b"\0" in head:
+        return [f"{path}: no text file, got NUL bytes; expected UTF-8 text"]
+    return []
+
+
+def column_faults(path: Path, needed: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Needed columns that are missing or named twice."""
+    missing = [name for name in needed if name not in known]
+    twice = [name for name in needed if list(known).count(name) > 1]
+    got = repr(list(known))
+    got = got if len(got) <= 300 else got[:300] + "..."
+    faults = [f"{path}: missing columns {missing}, got {got}"] if missing else []
+    return faults + ([f"{path}: columns {twice} stand twice in {got}"] if twice else [])
+
+
+def csv_faults(path: Path, needed: Sequence[str], delimiter: str = ",") -> list[str]:
+    """Why `path` is no delimited text file with the columns `needed` and at least one row."""
+    faults = text_faults(path)
+    if faults:
+        return faults
+    header = csv_header(path, delimiter)
+    if any(SURROGATE.search(name) for name in header):
+        return [
+            f"{path}: no text file, its first line is not UTF-8; "
+            f"expected a header with {list(needed)}"
+        ]
+    faults = column_faults(path, needed, header)
+    if not faults and next(csv_records(path, delimiter), None) is None:
+        faults = [f"{path}: no rows, got a header only; expected rows"]
+    return faults
+
+
+def csv_header(path: Path, delimiter: str = ",") -> list[str]:
+    """The names of the columns."""
+    return next(_csv_lines(path, delimiter))[1]
+
+
+def csv_records(path: Path, delimiter: str = ",") -> Iterator[Record]:
+    """The records of a delimited text file below its header; quoted fields may hold newlines.
+
+    Raises:
+        InputError: A quote is never closed, so that it is unknown how many rows there are.
+    """
+    lines = _csv_lines(path, delimiter)
+    _, header = next(lines)
+    for line, values in lines:
+        fields = dict(zip(header, values, strict=False))
+        fault = None
+        if any(not value.isascii() and SURROGATE.search(value) for value in values):
+            fault = "bad UTF-8"
+        elif len(values) != len(header):
+            fault = "wrong number of fields"
+        yield Record(line, fields, fault)
+
+
+class _Lines:
+    """The lines of a file, counted by their newlines, and whether all of them were taken."""
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self.lines = lines
+        self.taken = 0
+        self.ended = False
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> str:
+        line = next(self.lines, None)
+        if line is None:
+            self.ended = True
+            raise StopIteration
+        self.taken += line.endswith(
+            "\n"
+        )  # a lone carriage return inside a field is no line of the file
+        return line
+
+
+def _csv_lines(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Line number and values of each record, the header too; blank lines are no records."""
+    csv.field_size_limit(FIELD_LIMIT)
+    # surrogateescape keeps a bad byte in its own row, where strict decoding would end the file.
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        lines = _Lines(file)
+        reader = csv.reader(lines, delimiter=delimiter)
+        start = 1
+        for values in reader:
+            if lines.ended:  # the reader asked for more lines in the middle of a record
+                raise InputError(
+                    f"{path}:{start}: a quote that this record opens is never closed, got the end "
+                    "of the file; expected a whole file (fetch it again, or mend the quote)"
+                )
+            if values:
+                yield start, values
+            start = lines.taken + 1

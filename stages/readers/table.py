@@ -1,0 +1,240 @@
+"""Your own tables: CSV, TSV, JSONL or Parquet by suffix, the names of the columns in params.
+
+A text is a string (one turn) or, in JSONL and Parquet, a list of strings and nulls (turns). The
+label is one column whose values are mapped to the classes (`kind: values`), or one column a class
+with probabilities that sum to 1 (`kind: probabilities`). CSV and TSV are quoted as spreadsheets and
+pandas write them. Params:
+
+    reader:
+      format: table
+      train: train.jsonl
+      test: test.jsonl
+      columns: {id: id, prompt: question, response_a: left, response_b: right}
+      label: {kind: values, column: winner, classes: {left: a, right: b, both: tie, neither: tie}}
+      # or  {kind: probabilities, a: p_left, b: p_right, tie: p_tie}
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from stages.base.params import Params
+from stages.base.tasks import Preference
+from stages.readers.rows import (
+    Fault,
+    Record,
+    Reject,
+    Row,
+    Turns,
+    as_number,
+    as_turns,
+    clean_text,
+    column_faults,
+    csv_faults,
+    csv_records,
+    is_distribution,
+    text_faults,
+    to_rows,
+)
+
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+SUFFIXES = (*DELIMITERS, ".jsonl", ".parquet")
+CLASSES = Preference().classes
+BATCH = 1_000  # rows of a Parquet file in memory at once
+
+
+class Columns(Params):
+    """The file's own names of the columns."""
+
+    id: str
+    prompt: str
+    response_a: str
+    response_b: str
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The names of the text columns, in the order of the task."""
+        return (self.prompt, self.response_a, self.response_b)
+
+
+class ValueLabel(Params):
+    """One column; `classes` maps its values to a, b or tie (numbers, true, null as in JSON)."""
+
+    kind: Literal["values"]
+    column: str
+    classes: Annotated[Mapping[str, Literal["a", "b", "tie"]], Field(min_length=1)]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that hold the label."""
+        return (self.column,)
+
+    def target(self, fields: Mapping[str, Any]) -> tuple[float, ...]:
+        """The target `(a, b, tie)`.
+
+        Raises:
+            Fault: The value is not in `classes`.
+        """
+        value = fields[self.column]
+        value = value if isinstance(value, str) else json.dumps(value, default=str)
+        if value not in self.classes:
+            raise Fault(f"unknown label {clean_text(value[:40])!r}")
+        return tuple(float(name == self.classes[value]) for name in CLASSES)
+
+
+class ProbabilityLabel(Params):
+    """Three columns with the probability of each class: soft labels, or 0 and 1."""
+
+    kind: Literal["probabilities"]
+    a: str
+    b: str
+    tie: str
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that hold the label."""
+        return (self.a, self.b, self.tie)
+
+    def target(self, fields: Mapping[str, Any]) -> tuple[float, ...]:
+        """The target `(a, b, tie)`.
+
+        Raises:
+            Fault: They are no probabilities that sum to 1.
+        """
+        target = tuple(as_number(fields[name]) for name in self.columns)
+        if not is_distribution(target):
+            raise Fault("label is not three probabilities that sum to 1")
+        return target
+
+
+class TableReader(Params):
+    """Two files of the raw folder, and what their columns mean."""
+
+    format: Literal["table"]
+    train: str
+    test: str
+    columns: Columns
+    label: Annotated[ValueLabel | ProbabilityLabel, Field(discriminator="kind")]
+
+    @property
+    def sample_columns(self) -> tuple[str, ...]:
+        """The columns of a submission."""
+        is_soft = isinstance(self.label, ProbabilityLabel)
+        return (self.columns.id, *(self.label.columns if is_soft else CLASSES))
+
+    def needed(self, *, labelled: bool) -> list[str]:
+        """The columns that a file must have."""
+        return [self.columns.id, *self.columns.texts, *(self.label.columns if labelled else ())]
+
+    def faults(self, path: Path, *, labelled: bool) -> list[str]:
+        """Why the file cannot be read at all."""
+        needed = self.needed(labelled=labelled)
+        if path.suffix not in SUFFIXES:
+            return [
+                f"{path}: unknown suffix, got {path.suffix!r}; expected one of {list(SUFFIXES)}"
+            ]
+        if path.suffix == ".parquet":
+            return _parquet_faults(path, needed)
+        if path.suffix == ".jsonl":
+            return _jsonl_faults(path, needed)
+        return csv_faults(path, needed, DELIMITERS[path.suffix])
+
+    def read(self, path: Path, *, labelled: bool) -> Iterator[Row | Reject]:
+        """The rows and rejects of the file, in its order; targets only where `labelled`."""
+        needed = self.needed(labelled=labelled)
+
+        def parse(fields: dict[str, Any]) -> tuple[tuple[Turns, ...], tuple[float, ...] | None]:
+            missing = [name for name in needed if name not in fields]
+            if missing:
+                raise Fault(f"missing {', '.join(missing)}")
+            texts = tuple(turns_of(fields[name], name) for name in self.columns.texts)
+            return texts, self.label.target(fields) if labelled else None
+
+        return to_rows(_records(path, needed), self.columns.id, parse)
+
+
+def turns_of(cell: Any, column: str) -> Turns:
+    """The turns of a cell: a string or null is one turn, a list holds several.
+
+    Raises:
+        Fault: The cell is something else.
+    """
+    return as_turns([cell] if cell is None or isinstance(cell, str) else cell, column)
+
+
+def _records(path: Path, needed: list[str]) -> Iterator[Record]:
+    if path.suffix == ".parquet":
+        return _parquet_records(path, needed)
+    if path.suffix == ".jsonl":
+        return _jsonl_records(path)
+    return csv_records(path, DELIMITERS[path.suffix])
+
+
+def _jsonl_faults(path: Path, needed: list[str]) -> list[str]:
+    faults = text_faults(path)
+    if faults:
+        return faults
+    # A row may lack a key and is a reject; where the first row lacks it, the params are wrong.
+    first = next((record for record in _jsonl_records(path) if record.fault is None), None)
+    if first is None:
+        return [f"{path}: no JSONL, got no line with a JSON object; expected one a line"]
+    return column_faults(path, needed, list(first.fields))
+
+
+def _jsonl_records(path: Path) -> Iterator[Record]:
+    with path.open("rb") as file:
+        for line, raw in enumerate(file, start=1):
+            if raw.strip():
+                yield _jsonl_record(line, raw)
+
+
+def _jsonl_record(line: int, raw: bytes) -> Record:
+    try:
+        fields = json.loads(raw.decode("utf-8-sig" if line == 1 else "utf-8"))
+    except UnicodeDecodeError:
+        return Record(line, {}, "bad UTF-8")
+    except (ValueError, RecursionError):
+        return Record(line, {}, "unparsable JSON")
+    return Record(line, fields) if isinstance(fields, dict) else Record(line, {}, "no JSON object")
+
+
+def _parquet_faults(path: Path, needed: list[str]) -> list[str]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        return [f"{path}: missing file; expected a file of that name"]
+    try:
+        with pq.ParquetFile(path) as file:
+            known, rows = file.schema_arrow.names, file.metadata.num_rows
+    except (OSError, pa.ArrowInvalid) as error:
+        return [f"{path}: no Parquet file: {error}"]
+    return column_faults(path, needed, known) or (
+        [] if rows else [f"{path}: no rows; expected rows"]
+    )
+
+
+def _parquet_records(path: Path, needed: list[str]) -> Iterator[Record]:
+    import pyarrow.parquet as pq
+
+    line = 0
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=BATCH, columns=needed):
+            for fields in _batch_rows(batch):
+                line += 1
+                yield Record(line, fields or {}, None if fields else "bad UTF-8")
+
+
+def _batch_rows(batch: Any) -> Iterator[dict[str, Any] | None]:
+    """The rows of an Arrow batch; None for a row with text that is no UTF-8 (Parquet allows it)."""
+    try:
+        yield from batch.to_pylist()
+    except UnicodeDecodeError:
+        for start in range(len(batch)):
+            try:
+                yield batch.slice(start, 1).to_pylist()[0]
+            except UnicodeDecodeError:
+                yield None
