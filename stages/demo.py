@@ -513,7 +513,7 @@ def write_arena(params: DemoParams, folder: Path) -> float:
             files[name] = csv.writer(file, lineterminator="\n")
             files[name].writerow(columns)
         for part, row in tqdm(
-            _rows(params), "demo", params.train_rows + params.test_rows, unit="row"
+            _rows(params), "demo", params.train_rows + params.test_rows, unit="row", disable=None
         ):
             texts = [turns_json(turns) for turns in (row.prompt, *row.responses)]
             if part == "train":

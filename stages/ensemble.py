@@ -32,6 +32,7 @@ from stages.base.params import Params, read_params
 from stages.base.predictions import prediction_table
 from stages.base.tables import ID, PREDICTION, SWAPPED, read_table, write_json, write_table
 from stages.base.tasks import Floats, Task, read_task
+from stages.base.tracking import mirror
 
 log = logging.getLogger("verdict")
 
@@ -178,16 +179,15 @@ def main(
     seconds = time.perf_counter() - started
     table = prediction_table(stored, task, blended)
     write_table(table.iloc[np.flatnonzero(complete)], predictions)
-    write_json(
-        {
-            **dict(zip(names, final.weights.tolist(), strict=True)),
-            "temperature": final.temperature,
-            "nested_log_loss": plain[0],
-            "nested_log_loss_calibrated": calibrated[0],
-        },
-        weights,
-    )
-    clock.write(cost, fitted=weights, predict_ms_per_row=1e3 * seconds / len(stored.ids))
+    found = {
+        **dict(zip(names, final.weights.tolist(), strict=True)),
+        "temperature": final.temperature,
+        "nested_log_loss": plain[0],
+        "nested_log_loss_calibrated": calibrated[0],
+    }
+    write_json(found, weights)
+    spent = clock.write(cost, fitted=weights, predict_ms_per_row=1e3 * seconds / len(stored.ids))
+    mirror("ensemble", dataset, params={"members": names}, metrics=found | spent)
     log.info(
         "ensemble: nested log loss %.4f on %d rows", min(plain[0], calibrated[0]), judged.sum()
     )

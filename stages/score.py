@@ -5,9 +5,10 @@ out-of-fold rows, and two small tables for plots. Where the rows carry the true 
 (`truth_<class>`: the demo), the regret is the expected log loss under them beyond the best
 possible.
 
-    python -m stages.score --labels data/demo/labels.json --folds data/demo/folds.parquet \
-        --rows data/demo/rows.parquet --predictions data/demo/predictions/svm.parquet \
-        --metrics metrics/demo/svm.json --confusion-out metrics/demo/confusion/svm.csv \
+    python -m stages.score --dataset demo --labels data/demo/labels.json \
+        --folds data/demo/folds.parquet --rows data/demo/rows.parquet \
+        --predictions data/demo/predictions/svm.parquet --metrics metrics/demo/svm.json \
+        --confusion-out metrics/demo/confusion/svm.csv \
         --reliability-out metrics/demo/reliability/svm.csv
 """
 
@@ -34,6 +35,7 @@ from stages.base.tables import (
     write_table,
 )
 from stages.base.tasks import Floats, Preference, read_task
+from stages.base.tracking import mirror
 
 log = logging.getLogger("verdict")
 
@@ -138,6 +140,7 @@ def swap_error(task: Preference, predictions: pd.DataFrame) -> float:
 
 def main(
     *,
+    dataset: str,
     labels: Path,
     folds: Path,
     rows: Path,
@@ -172,6 +175,7 @@ def main(
             )
             found |= {part + name: value for name, value in known.items()}
     write_json(found, metrics)
+    mirror("score", dataset, params={"model": predictions.stem}, metrics=found)
     write_table(confusion(targets, probabilities, task.classes), confusion_out)
     write_table(reliability(targets, probabilities, task.classes), reliability_out)
     log.info("score: %s: log loss %.4f on %d rows", predictions.stem, found["log_loss"], len(oof))

@@ -17,8 +17,8 @@ class Cost:
     def __init__(self) -> None:
         self._started = time.perf_counter()
 
-    def write(self, path: Path, *, fitted: Path, predict_ms_per_row: float) -> None:
-        """Write seconds, peak memory and the size of `fitted` (a file or folder) as JSON.
+    def write(self, path: Path, *, fitted: Path, predict_ms_per_row: float) -> dict[str, float]:
+        """Write and return seconds, peak memory and the size of `fitted` (a file or folder).
 
         CPU time and memory are those of the whole process from its start, imports included; wall
         time starts with the stage.
@@ -32,13 +32,12 @@ class Cost:
         unit = (
             1 if sys.platform == "darwin" else 1024
         )  # ru_maxrss is in bytes on macOS, in KiB elsewhere
-        write_json(
-            {
-                "wall_seconds": round(time.perf_counter() - self._started, 3),
-                "cpu_seconds": round(sum(u.ru_utime + u.ru_stime for u in usage), 3),
-                "peak_memory_mb": round(max(u.ru_maxrss for u in usage) * unit / 2**20, 1),
-                "fitted_size_mb": round(sum(file.stat().st_size for file in files) / 2**20, 3),
-                "predict_ms_per_row": round(predict_ms_per_row, 4),
-            },
-            path,
-        )
+        spent = {
+            "wall_seconds": round(time.perf_counter() - self._started, 3),
+            "cpu_seconds": round(sum(u.ru_utime + u.ru_stime for u in usage), 3),
+            "peak_memory_mb": round(max(u.ru_maxrss for u in usage) * unit / 2**20, 1),
+            "fitted_size_mb": round(sum(file.stat().st_size for file in files) / 2**20, 3),
+            "predict_ms_per_row": round(predict_ms_per_row, 4),
+        }
+        write_json(spent, path)
+        return spent

@@ -11,6 +11,7 @@ from stages.base.folds import read_folds
 from stages.base.predictions import prediction_table
 from stages.base.tables import PREDICTION, SWAPPED, write_table
 from stages.base.tasks import read_task
+from stages.base.tracking import mirror
 from stages.models._crossfit import CrossFit, Model, crossfit
 from stages.models._sample import Sample
 from stages.models._search import ModelParams, search
@@ -24,6 +25,7 @@ def train(
     params: M,
     fit: Callable[[Sample, M, int], Model],
     *,
+    dataset: str,
     labels: Path,
     folds: Path,
     sets: Mapping[str, Path],
@@ -37,6 +39,7 @@ def train(
     Args:
         params: The model's section of params.yaml; its `SourceParams` name the feature sets.
         fit: Fits one model: `(sample, params, seed) -> model`.
+        dataset: Its name.
         labels: labels.json.
         folds: folds.parquet.
         sets: Where the feature sets are: folders of blocks, or tables with a column a feature.
@@ -75,7 +78,13 @@ def train(
     values = {PREDICTION: fitted.probabilities, SWAPPED: fitted.swapped}
     write_table(prediction_table(stored, task, values), predictions)
     write_table(table, trials)
-    clock.write(cost, fitted=model, predict_ms_per_row=fitted.predict_ms_per_row)
+    spent = clock.write(cost, fitted=model, predict_ms_per_row=fitted.predict_ms_per_row)
+    mirror(
+        model.name,
+        dataset,
+        params=chosen.model_dump(mode="json"),
+        metrics={"out_of_fold_log_loss": loss, **spent},
+    )
     log.info(
         "%s: %d rows in %d folds, out-of-fold log loss %.4f",
         model.name,

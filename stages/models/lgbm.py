@@ -100,7 +100,8 @@ def main(
     """Cross-fit LightGBM on latent semantic coordinates and style."""
     params = read_params(LgbmParams, dataset, "lgbm")
     train(
-        params, fit, labels=labels, folds=folds, sets={"lsa": lsa, "style": style},
+        params, fit, dataset=dataset, labels=labels, folds=folds,
+        sets={"lsa": lsa, "style": style},
         model=model, predictions=predictions, trials=trials, cost=cost,
     )  # fmt: skip
 

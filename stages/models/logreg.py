@@ -48,7 +48,8 @@ def main(
     """Cross-fit logistic regression on tf-idf and style."""
     params = read_params(LogregParams, dataset, "logreg")
     train(
-        params, fit, labels=labels, folds=folds, sets={"tfidf": tfidf, "style": style},
+        params, fit, dataset=dataset, labels=labels, folds=folds,
+        sets={"tfidf": tfidf, "style": style},
         model=model, predictions=predictions, trials=trials, cost=cost,
     )  # fmt: skip
 

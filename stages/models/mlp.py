@@ -166,7 +166,8 @@ def main(
     )  # the folds run side by side, and the sums of several threads differ in their last bits
     params = read_params(MlpParams, dataset, "mlp")
     train(
-        params, fit, labels=labels, folds=folds, sets={"word2vec": word2vec, "style": style},
+        params, fit, dataset=dataset, labels=labels, folds=folds,
+        sets={"word2vec": word2vec, "style": style},
         model=model, predictions=predictions, trials=trials, cost=cost,
     )  # fmt: skip
 

@@ -72,7 +72,8 @@ def main(
     """Cross-fit a calibrated linear SVM on tf-idf and style."""
     params = read_params(SvmParams, dataset, "svm")
     train(
-        params, fit, labels=labels, folds=folds, sets={"tfidf": tfidf, "style": style},
+        params, fit, dataset=dataset, labels=labels, folds=folds,
+        sets={"tfidf": tfidf, "style": style},
         model=model, predictions=predictions, trials=trials, cost=cost,
     )  # fmt: skip
 

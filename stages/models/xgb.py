@@ -108,7 +108,8 @@ def main(
     """Cross-fit XGBoost on word2vec and style."""
     params = read_params(XgbParams, dataset, "xgb")
     train(
-        params, fit, labels=labels, folds=folds, sets={"word2vec": word2vec, "style": style},
+        params, fit, dataset=dataset, labels=labels, folds=folds,
+        sets={"word2vec": word2vec, "style": style},
         model=model, predictions=predictions, trials=trials, cost=cost,
     )  # fmt: skip
 
