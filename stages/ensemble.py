@@ -22,7 +22,7 @@ from typing import Annotated
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from stages.base.cli import run
 from stages.base.cost import Cost
@@ -44,6 +44,13 @@ class EnsembleParams(Params):
     """Section `ensemble`: names of the models to blend."""
 
     members: Annotated[tuple[str, ...], Field(min_length=1)]
+
+    @field_validator("members")
+    @classmethod
+    def _unique(cls, members: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(members)) < len(members):
+            raise ValueError("a member stands twice")
+        return members
 
 
 @dataclass(frozen=True)
@@ -116,10 +123,19 @@ def nested(
         folds: For all rows.
         judged: `(n_rows,)`, the rows to fit and to judge on.
         calibrate: As in `fit_blend`.
+
+    Raises:
+        InputError: The members have fewer than two folds in common.
     """
+    common = np.unique(folds.fold[judged]).tolist()
+    if len(common) < 2:
+        raise InputError(
+            f"ensemble.members: got {len(common)} folds that all members predicted out of fold; "
+            "expected at least two"
+        )
     blends: dict[int, Blend] = {}
     total = 0.0
-    for fold in np.unique(folds.fold[judged]).tolist():
+    for fold in common:
         fitted, held = judged & (folds.fold != fold), judged & (folds.fold == fold)
         blends[fold] = fit_blend(members[:, fitted], folds.targets[fitted], calibrate=calibrate)
         total += held.sum() * log_loss(folds.targets[held], blends[fold](members[:, held]))

@@ -6,7 +6,7 @@ rejected at the door gets the class shares of the train part.
 
     python -m stages.submit --dataset arena --labels data/arena/labels.json --raw data/raw/arena \
         --folds data/arena/folds.parquet --predictions data/arena/predictions/ensemble.parquet \
-        --submission data/arena/submission.csv
+        --submission-out data/arena/submission.csv
 """
 
 import logging
@@ -51,7 +51,7 @@ def submission(
 ) -> pd.DataFrame:
     """The file's rows for `ids`; an id without a prediction gets `prior`, `(n_classes,)`."""
     columns = [PREDICTION + name for name in task.classes]
-    values = predictions.set_index(ID).reindex(ids)[columns].to_numpy()
+    values = predictions.set_index(ID).reindex(ids)[columns].to_numpy(copy=True)
     lost = np.isnan(values).any(axis=1)
     if lost.any():
         log.warning(
@@ -87,11 +87,12 @@ def main(
                 f"expected those of {dataset}.submit.columns: {list(params.columns.values())}"
             )
         ids = sample[params.columns[ID]]
-        strangers = sorted(set(test[ID]) - set(ids))
-        if strangers or not ids.is_unique:
-            raise InputError(
-                f"{raw / params.sample}: got {len(ids)} ids without {strangers[:3]}; "
-                f"expected each of the {len(test)} test ids once"
+        faults = [f"{name!r} stands twice" for name in ids[ids.duplicated()]]
+        faults += [f"test id {name!r} is missing" for name in test[ID] if name not in set(ids)]
+        if faults:
+            raise InputError.listing(
+                f"{raw / params.sample}: got {len(ids)} ids; expected each test id once",
+                faults[:10],
             )
     prior = stored.targets[stored.train(None)].mean(axis=0)
     table = submission(ids, test, prior, task, params)

@@ -58,11 +58,13 @@ def nltk_data(tmp_path, monkeypatch):
     from nltk.corpus.util import LazyCorpusLoader
 
     monkeypatch.setattr(nltk.data, "path", [str(tmp_path / "nltk_data")])
-    fresh = LazyCorpusLoader("wordnet", WordNetCorpusReader, "no other languages")
-    monkeypatch.setattr(nltk.corpus, "wordnet", fresh)
-    fresh = LazyCorpusLoader("stopwords", WordListCorpusReader, r"(?!README|\.).*")
-    monkeypatch.setattr(nltk.corpus, "stopwords", fresh)
-    return tmp_path / "nltk_data"
+    words = LazyCorpusLoader("wordnet", WordNetCorpusReader, "no other languages")
+    stop_words = LazyCorpusLoader("stopwords", WordListCorpusReader, r"(?!README|\.).*")
+    monkeypatch.setattr(nltk.corpus, "wordnet", words)
+    monkeypatch.setattr(nltk.corpus, "stopwords", stop_words)
+    yield tmp_path / "nltk_data"
+    for file in vars(words).get("_data_file_map", {}).values():  # NLTK leaves it open
+        file.close()
 
 
 @pytest.fixture

@@ -112,6 +112,11 @@ class Preference(Task):
             PAIR: Block(both[:, None], ("cosine",)),
         }
 
+    def keys(self, parts: tuple[Part, ...]) -> tuple[str, ...]:
+        """Keys of the blocks that `design` takes for these parts."""
+        answers = ("response_a", "response_b")
+        return (*answers, "prompt", PAIR) if "prompt" in parts else answers
+
     def design(self, blocks: Mapping[str, Block], parts: tuple[Part, ...]) -> Design:
         """Odd and even features of the pair from the features of its texts.
 

@@ -216,14 +216,23 @@ def fit_characters(tokens: Tokens, params: NgramParams) -> list[str]:
 
 
 def fit(texts: Iterable[str], params: TfidfParams) -> Vocabulary:
-    """The vocabulary of `texts`."""
+    """The vocabulary of `texts`.
+
+    Raises:
+        InputError: There are too many words to number n-grams, or no n-gram is frequent enough.
+    """
     tokens = Tokens.of(texts)
     if len(tokens.words) ** params.words.longest >= 2**63:
         raise InputError(
             f"tfidf.words.longest: too many distinct words ({len(tokens.words)}), "
             f"got {params.words.longest}; expected less"
         )
-    return Vocabulary(fit_words(tokens, params.words), fit_characters(tokens, params.characters))
+    found = Vocabulary(fit_words(tokens, params.words), fit_characters(tokens, params.characters))
+    for name, terms in (("words", found.words), ("characters", found.characters)):
+        if not terms:
+            min_df = getattr(params, name).min_df
+            raise InputError(f"tfidf.{name}.min_df: no n-gram is that frequent, got {min_df}")
+    return found
 
 
 def transform(

@@ -45,28 +45,27 @@ class Encoder:
         """Fit on the rows `rows` of the feature sets."""
         state: dict[str, Floats] = {}
         for name, source in sources.items():
-            blocks = _take(sets[name], rows)
-            frequencies = [block.X for block in blocks.values() if sparse.issparse(block.X)]
-            if frequencies:
-                state[f"{name}.idf"] = fit_idf(frequencies)
+            if all(sparse.issparse(block.X) for block in sets[name].values()):
+                state[f"{name}.idf"] = fit_idf(block.X[rows] for block in sets[name].values())
             if source.scale == "standard":
-                design = _design(task, source, blocks, state.get(f"{name}.idf"))
+                design = _design(task, source, sets[name], rows, state.get(f"{name}.idf"))
                 state[f"{name}.mean"], state[f"{name}.scale"] = _moments(design)
         return cls(task, sources, state)
 
     def __call__(self, sets: FeatureSets, rows: Indices) -> Design:
         """The design of the rows `rows`: dense if all sets are, float32."""
         designs = [
-            self._one(name, source, _take(sets[name], rows))
-            for name, source in self.sources.items()
+            self._one(name, source, sets[name], rows) for name, source in self.sources.items()
         ]
         joined = designs[0]
         for design in designs[1:]:
             joined = joined.join(design)
         return joined
 
-    def _one(self, name: str, source: SourceParams, blocks: Mapping[str, Block]) -> Design:
-        design = _design(self.task, source, blocks, self.state.get(f"{name}.idf"))
+    def _one(
+        self, name: str, source: SourceParams, blocks: Mapping[str, Block], rows: Indices
+    ) -> Design:
+        design = _design(self.task, source, blocks, rows, self.state.get(f"{name}.idf"))
         X = design.X
         if source.scale == "standard":
             X = _standardise(X, self.state[f"{name}.mean"], self.state[f"{name}.scale"])
@@ -74,16 +73,19 @@ class Encoder:
         return Design((X * np.float32(source.weight)).astype(np.float32), names, design.n_odd)
 
 
-def _take(blocks: Mapping[str, Block], rows: Indices) -> dict[str, Block]:
-    return {key: Block(block.X[rows], block.names) for key, block in blocks.items()}
-
-
 def _design(
-    task: Preference, source: SourceParams, blocks: Mapping[str, Block], idf: Floats | None
+    task: Preference,
+    source: SourceParams,
+    blocks: Mapping[str, Block],
+    rows: Indices,
+    idf: Floats | None,
 ) -> Design:
-    if idf is not None:
-        blocks = {key: Block(weigh(block, idf), block.names) for key, block in blocks.items()}
-    return task.design(blocks, source.parts)
+    taken = {}
+    for key in task.keys(source.parts):
+        if key in blocks:
+            block = Block(blocks[key].X[rows], blocks[key].names)
+            taken[key] = block if idf is None else Block(weigh(block, idf), block.names)
+    return task.design(taken, source.parts)
 
 
 def _moments(design: Design) -> tuple[Floats, Floats]:

@@ -27,4 +27,6 @@ class Linear:
 
     def save(self, stem: Path) -> None:
         """Write `<stem>.safetensors`."""
-        save_file({"coef": self.coef, "intercept": self.intercept}, f"{stem}.safetensors")
+        # safetensors writes memory as it lies: a transposed array would come back scrambled
+        coef = np.ascontiguousarray(self.coef)
+        save_file({"coef": coef, "intercept": self.intercept}, f"{stem}.safetensors")

@@ -74,19 +74,14 @@ def search(given: M, evaluate: Callable[[M], float]) -> pd.DataFrame:
         InputError: The space names a param that there is not, or a value that it does not take.
     """
     plan = given.search
-    rows = [
-        {
-            "trial": 0,
-            "log_loss": evaluate(given),
-            **{key: _get(given, key) for key in (plan.space if plan else ())},
-        }
-    ]
     if plan is None:
-        return pd.DataFrame(rows)
+        return pd.DataFrame([{"trial": 0, "log_loss": evaluate(given)}])
+    sampler, own = _sampler(plan), {key: _get(given, key) for key in plan.space}
+    rows = [{"trial": 0, "log_loss": evaluate(given), **own}]
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(sampler=_sampler(plan))
+    study = optuna.create_study(sampler=sampler)
 
     def objective(trial: optuna.Trial) -> float:
         drawn = {key: _draw(trial, key, space) for key, space in plan.space.items()}

@@ -56,7 +56,7 @@ def _machines(sample: Sample, params: SvmParams, seed: int) -> tuple[Floats, Flo
     """Coefficients `(n_classes, n_features)` and intercepts `(n_classes,)` of one-vs-rest SVMs."""
     from sklearn.svm import LinearSVC
 
-    machine = LinearSVC(C=params.C, dual="auto", random_state=seed, max_iter=10_000)
+    machine = LinearSVC(C=params.C, dual=False, random_state=seed, max_iter=10_000)
     machine.fit(sample.X, sample.y, sample.weight)
     return machine.coef_, machine.intercept_
 

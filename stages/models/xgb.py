@@ -88,8 +88,9 @@ def fit(sample: Sample, params: XgbParams, seed: int) -> Xgb:
         watch: dict[str, Any] = {}
         if holdout is not None and params.stopping is not None:
             held = xgboost.QuantileDMatrix(
-                holdout.X, holdout.y, weight=holdout.weight, ref=data, nthread=1
-            )
+                holdout.X, holdout.y, weight=holdout.weight, ref=data, max_bin=params.max_bin,
+                nthread=1,
+            )  # fmt: skip
             watch = {
                 "evals": [(held, "holdout")],
                 "early_stopping_rounds": params.stopping.patience,

@@ -1,0 +1,41 @@
+# make repro: set up, build everything, show the results.   make test: set up, run all tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# The stages' `python` is the one of the virtual environment, also where it is not activated.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help repro test lint
+
+help:
+	@head -1 Makefile
+
+define SHOW_RESULTS
+from pathlib import Path
+from ruamel.yaml import YAML
+for dataset in YAML(typ="safe", pure=True).load(Path("params.yaml"))["datasets"]:
+    print(Path("metrics", dataset, "leaderboard.md").read_text(encoding="utf-8"))
+    print("submission:", Path("data", dataset, "submission.csv"))
+endef
+export SHOW_RESULTS
+
+repro: $(INSTALLED)
+	$(BIN)/python -m dvc repro
+	@$(BIN)/python -c "$$SHOW_RESULTS"
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -q
+
+lint: $(INSTALLED)
+	$(BIN)/python -m ruff check
+	$(BIN)/python -m ruff format --check
+	$(BIN)/python -m mypy
+
+# Twice quiet: errors only.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, got " + sys.version + "; try: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing the packages of constraints.txt: 1 to 2 GB, some minutes"
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,68 @@
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+from stages.base.blocks import read_blocks, read_columns, write_blocks
+from stages.base.errors import InputError
+from stages.base.tables import write_table
+from stages.base.tasks import Block
+
+IDS = pd.Series(["r1", "r2", "r3", "r4"])
+DENSE = np.arange(8, dtype=np.float32).reshape(4, 2)
+SPARSE = np.array([[0, 1, 0], [0, 0, 0], [2, 0, 3], [0, 0, 4]], np.float32)
+BLOCKS = {
+    "prompt": Block(DENSE, ("one", "two")),
+    "response_a": Block(sparse.csr_matrix(SPARSE), ("word ö", "word 🦦", "char  x ")),
+}
+STATE = {"svd": {"idf": np.array([1.0, 2.0]), "words": np.array(["ö", "🦦"])}}
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [2, 0, 3, 1], [3, 1]])
+def test_dense_and_sparse_blocks_come_back_in_the_order_of_the_ids(tmp_path, order):
+    write_blocks(tmp_path / "set", IDS, BLOCKS)
+    read = read_blocks(tmp_path / "set", IDS.iloc[order].reset_index(drop=True))
+    assert {key: block.names for key, block in read.items()} == {
+        key: block.names for key, block in BLOCKS.items()
+    }
+    assert list(read) == list(BLOCKS)
+    np.testing.assert_array_equal(read["prompt"].X, DENSE[order])
+    assert sparse.issparse(read["response_a"].X)
+    np.testing.assert_array_equal(read["response_a"].X.toarray(), SPARSE[order])
+
+
+def test_same_blocks_give_the_same_bytes(tmp_path):
+    for name in ("one", "two"):
+        write_blocks(tmp_path / name, IDS, BLOCKS, STATE)
+    files = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert files == ["ids.parquet", "names.json", "prompt.npy", "response_a.npz", "svd.state.npz"]
+    for file in files:
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def test_state_is_stored_and_is_no_block(tmp_path):
+    write_blocks(tmp_path / "set", IDS, BLOCKS, STATE)
+    with np.load(tmp_path / "set" / "svd.state.npz", allow_pickle=False) as state:
+        assert state["words"].tolist() == ["ö", "🦦"]
+    assert set(read_blocks(tmp_path / "set", IDS)) == set(BLOCKS)
+
+
+def test_columns_become_a_block_for_each_text_column(tmp_path):
+    frame = pd.DataFrame(
+        {"response_a.n": [1, 2], "pair.cos.x": [0.5, 0.25], "response_a.m": [3, 4]}
+    )
+    frame.insert(0, "id", ["r1", "r2"])
+    write_table(frame, tmp_path / "style.parquet")
+    blocks = read_columns(tmp_path / "style.parquet", pd.Series(["r2", "r1"]))
+    assert {key: block.names for key, block in blocks.items()} == {
+        "response_a": ("n", "m"),
+        "pair": ("cos.x",),
+    }
+    np.testing.assert_array_equal(blocks["response_a"].X, [[2, 4], [1, 3]])
+    np.testing.assert_array_equal(blocks["pair"].X, [[0.25], [0.5]])
+
+
+def test_id_without_features_is_an_input_error(tmp_path):
+    write_blocks(tmp_path / "set", IDS, BLOCKS)
+    with pytest.raises(InputError, match="no features for id 'r9'"):
+        read_blocks(tmp_path / "set", pd.Series(["r1", "r9"]))

@@ -1,0 +1,46 @@
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_info
+
+from stages.base import parallel
+from stages.base.errors import InputError
+
+
+def double(x):
+    return 2 * x
+
+
+@pytest.mark.parametrize("processes", [False, True])
+@pytest.mark.parametrize("n", ["1", "2"])
+def test_results_stand_in_the_order_of_the_items(monkeypatch, n, processes):
+    monkeypatch.setenv("VERDICT_WORKERS", n)
+    assert parallel.run(double, range(20), processes=processes) == [2 * i for i in range(20)]
+
+
+def test_blas_has_one_thread_meanwhile(monkeypatch):
+    monkeypatch.setenv("VERDICT_WORKERS", "2")
+    np.ones((2, 2)) @ np.ones((2, 2))  # BLAS is loaded
+    before = threadpool_info()
+    found = parallel.run(lambda _: threadpool_info(), range(2))
+    blas = [pool["num_threads"] for pools in found for pool in pools if pool["user_api"] == "blas"]
+    assert blas
+    assert set(blas) == {1}
+    assert threadpool_info() == before
+
+
+def test_error_of_an_item_is_raised(monkeypatch):
+    monkeypatch.setenv("VERDICT_WORKERS", "2")
+    with pytest.raises(ZeroDivisionError, match="by zero"):
+        parallel.run(lambda x: 1 // x, [1, 0])
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "two", "1.5", ""])
+def test_bad_number_of_workers_is_refused(monkeypatch, given):
+    monkeypatch.setenv("VERDICT_WORKERS", given)
+    with pytest.raises(InputError, match=rf"VERDICT_WORKERS: got '{given}'; expected a whole"):
+        parallel.workers()
+
+
+def test_without_the_variable_all_cores_work(monkeypatch):
+    monkeypatch.delenv("VERDICT_WORKERS", raising=False)
+    assert parallel.workers() >= 1

@@ -1,0 +1,145 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import sparse
+
+from stages.base.errors import InputError
+from stages.base.tasks import PAIR, Block, Design, Preference, cosine, hstack, read_task, vstack
+
+TASK = Preference()
+PARTS = ("difference", "magnitude", "sum", "prompt")
+
+
+def make_blocks(seed, *, is_sparse=False, n_rows=5):
+    rng = np.random.default_rng(seed)
+    sizes = {"prompt": 2, "response_a": 3, "response_b": 3, PAIR: 1}
+    blocks = {}
+    for key, size in sizes.items():
+        X = (rng.normal(size=(n_rows, size)) * (rng.random((n_rows, size)) < 0.6)).astype("f4")
+        names = tuple(f"f{i}" for i in range(size))
+        blocks[key] = Block(sparse.csr_matrix(X) if is_sparse else X, names)
+    return blocks
+
+
+def dense(X):
+    return X.toarray() if sparse.issparse(X) else X
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    is_sparse=st.booleans(),
+    parts=st.lists(st.sampled_from(PARTS), min_size=1, unique=True).map(tuple),
+)
+def test_design_of_the_swapped_pair_is_the_swapped_design(seed, is_sparse, parts):
+    blocks = make_blocks(seed, is_sparse=is_sparse)
+    design = TASK.design(blocks, parts)
+    swapped = TASK.design(TASK.swap_blocks(blocks), parts)
+    np.testing.assert_array_equal(dense(swapped.X), dense(TASK.swap_design(design.X, design.n_odd)))
+    assert swapped.names == design.names
+    assert len(design.names) == design.X.shape[1]
+
+
+@given(seed=st.integers(0, 10_000), is_sparse=st.booleans())
+def test_swap_is_an_involution(seed, is_sparse):
+    blocks = make_blocks(seed, is_sparse=is_sparse)
+    assert TASK.swap_blocks(TASK.swap_blocks(blocks)) == blocks
+    design = TASK.design(blocks, PARTS)
+    twice = TASK.swap_design(TASK.swap_design(design.X, design.n_odd), design.n_odd)
+    np.testing.assert_array_equal(dense(twice), dense(design.X))
+    values = np.random.default_rng(seed).random((4, 3))
+    np.testing.assert_array_equal(TASK.swap_classes(TASK.swap_classes(values)), values)
+
+
+def test_swap_exchanges_a_and_b_and_leaves_the_tie():
+    np.testing.assert_array_equal(TASK.swap_classes(np.array([[0.5, 0.3, 0.2]])), [[0.3, 0.5, 0.2]])
+    assert TASK.swap_class_numbers(np.array([0, 1, 2, 0])).tolist() == [1, 0, 2, 1]
+
+
+def test_design_holds_the_parts_by_hand():
+    blocks = {
+        "prompt": Block(np.array([[9.0]]), ("n",)),
+        "response_a": Block(np.array([[1.0, 5.0]]), ("n", "m")),
+        "response_b": Block(np.array([[4.0, 2.0]]), ("n", "m")),
+        PAIR: Block(np.array([[7.0]]), ("cosine",)),
+    }
+    design = TASK.design(blocks, ("prompt", "sum", "magnitude", "difference"))
+    assert dict(zip(design.names, design.X[0].tolist(), strict=True)) == {
+        "n.difference": -3, "m.difference": 3, "n.magnitude": 3, "m.magnitude": 3,
+        "n.sum": 5, "m.sum": 7, "prompt.n": 9, "pair.cosine": 7,
+    }  # fmt: skip
+    assert design.n_odd == 2
+
+
+@pytest.mark.parametrize("is_sparse", [False, True])
+def test_join_keeps_odd_columns_first_and_each_name_at_its_column(is_sparse):
+    one = TASK.design(make_blocks(1), PARTS)
+    other = TASK.design(make_blocks(2, is_sparse=is_sparse), ("difference", "prompt"))
+    other = Design(other.X, tuple(f"other {name}" for name in other.names), other.n_odd)
+    joined = one.join(other)
+    assert joined.n_odd == one.n_odd + other.n_odd
+    assert all("difference" in name for name in joined.names[: joined.n_odd])
+    assert not any("difference" in name for name in joined.names[joined.n_odd :])
+    for design in (one, other):
+        columns = [joined.names.index(name) for name in design.names]
+        np.testing.assert_array_equal(dense(joined.X)[:, columns], dense(design.X))
+
+
+def test_relate_adds_cosines_that_follow_the_swap():
+    rng = np.random.default_rng(0)
+    vectors = {key: rng.normal(size=(4, 6)) for key in TASK.text_columns}
+    vectors["response_b"][1] = 0  # an empty text
+    exchanged = vectors | {"response_a": vectors["response_b"], "response_b": vectors["response_a"]}
+    blocks = TASK.relate(vectors)
+    design = TASK.design(blocks, PARTS)
+    swapped = TASK.design(TASK.relate(exchanged), PARTS)
+    np.testing.assert_array_equal(swapped.X, TASK.swap_design(design.X, design.n_odd))
+    a, b = vectors["response_a"], vectors["response_b"]
+    expected = a[2] @ b[2] / np.sqrt(a[2] @ a[2]) / np.sqrt(b[2] @ b[2])
+    assert blocks[PAIR].X[2, 0] == pytest.approx(expected)
+    assert blocks[PAIR].X[1, 0] == 0
+    assert blocks["response_b"].X[1].tolist() == [0] * 7
+
+
+def test_cosine_of_a_zero_vector_is_zero():
+    np.testing.assert_allclose(
+        cosine(np.array([[0, 0], [3, 4]]), np.ones((2, 2))), [0, 7 / 50**0.5]
+    )
+
+
+def test_stacks_are_sparse_if_any_part_is():
+    one, other = np.eye(2), sparse.csr_matrix(np.ones((2, 2)))
+    assert sparse.issparse(hstack([one, other]))
+    assert sparse.issparse(vstack([one, other]))
+    assert isinstance(hstack([one, one]), np.ndarray)
+    assert isinstance(vstack([one, one]), np.ndarray)
+
+
+def test_answers_must_have_the_same_features():
+    blocks = make_blocks(0)
+    blocks["response_b"] = Block(blocks["response_b"].X, ("f0", "f2", "f1"))
+    with pytest.raises(ValueError, match="must have the same features"):
+        TASK.design(blocks, PARTS)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"kind": "ranking", "classes": ["a"]}, r"labels\.json: kind: got 'ranking'; expected"),
+        ({}, r"labels\.json: kind: got None"),
+        ({"kind": "preference", "classes": ["b", "a", "tie"]}, r"got \['b', 'a', 'tie'\]"),
+    ],
+)
+def test_labels_that_are_no_preference_are_refused(tmp_path, content, message):
+    path = tmp_path / "labels.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=message):
+        read_task(path)
+
+
+def test_labels_give_the_task(tmp_path):
+    path = tmp_path / "labels.json"
+    path.write_text(json.dumps({"kind": "preference", "classes": ["a", "b", "tie"]}))
+    assert read_task(path).classes == ("a", "b", "tie")

@@ -1,0 +1,135 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from scipy import sparse
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from stages.base.errors import InputError
+from stages.base.idf import fit_idf, weigh
+from stages.base.tasks import Block
+from stages.features import tfidf
+
+TEXTS = [
+    "the cat sat on the mat",
+    "",
+    "the dog 🦦 sat sat sat",
+    "🦦🦦 Ünïcode ẞ the CAT",
+    " \t two  spaces\nand a\u00a0no-break space \u2028 x",
+    "a",
+    "cat",
+    "sat on the mat the cat",
+]
+HELD = ["the unknown words sat", "", "🦦", "cat cat 🐙 cat the cat", "zzz"]
+
+
+def make_params(min_df=1, max_features=10_000, words=(1, 2), characters=(2, 4)):
+    limits = {"min_df": min_df, "max_features": max_features}
+    return tfidf.TfidfParams(
+        words=tfidf.WordParams(shortest=words[0], longest=words[1], **limits),
+        characters=tfidf.NgramParams(shortest=characters[0], longest=characters[1], **limits),
+        lsa_components=3, lsa_texts=100, seed=0,
+    )  # fmt: skip
+
+
+def encode(texts, held, params):
+    """Names and tf-idf of `held`, everything fitted on `texts`."""
+    vocabulary = tfidf.fit(texts, params)
+    idf = fit_idf([tfidf.transform(texts, vocabulary, params)])
+    block = Block(tfidf.transform(held, vocabulary, params), vocabulary.names)
+    return vocabulary, weigh(block, idf)
+
+
+def oracle(texts, held, params):
+    parts = [
+        TfidfVectorizer(
+            ngram_range=(own.shortest, own.longest), min_df=own.min_df,
+            sublinear_tf=True, lowercase=False, **tokens,
+        ).fit(texts)
+        for own, tokens in (
+            (params.words, {"token_pattern": r"\S+"}),
+            (params.characters, {"analyzer": "char_wb"}),
+        )
+    ]  # fmt: skip
+    names = [part.get_feature_names_out().tolist() for part in parts]
+    return names, sparse.hstack([part.transform(held) for part in parts]).toarray()
+
+
+def check_against_scikit_learn(texts, held, params):
+    vocabulary, found = encode(texts, held, params)
+    names, expected = oracle(texts, held, params)
+    assert [vocabulary.words, vocabulary.characters] == names
+    np.testing.assert_allclose(found.toarray(), expected, atol=1e-6)
+    assert found.dtype == np.float32
+
+
+@pytest.mark.parametrize("min_df", [1, 2])
+@pytest.mark.parametrize("words", [(1, 1), (1, 2), (2, 3)])
+def test_tf_idf_is_that_of_scikit_learn(min_df, words):
+    params = make_params(min_df=min_df, words=words)
+    check_against_scikit_learn(TEXTS, TEXTS, params)
+    check_against_scikit_learn(TEXTS, HELD, params)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    texts=st.lists(st.text("ab🦦é \n", max_size=12), min_size=1, max_size=6),
+    held=st.lists(st.text("abc🦦 ", max_size=12), min_size=1, max_size=3),
+)
+def test_tf_idf_is_that_of_scikit_learn_on_any_text(texts, held):
+    check_against_scikit_learn(["a b", *texts], held, make_params())
+
+
+def test_most_frequent_terms_are_kept_ties_by_name():
+    params = make_params(max_features=3, words=(1, 1), characters=(1, 1))
+    vocabulary = tfidf.fit(["c c c b b a", "b b d d a"], params)
+    assert vocabulary.words == ["a", "b", "c"]  # a and d stand twice: a comes first
+    assert len(vocabulary.characters) == 3
+
+
+def test_blocks_of_texts_change_no_vocabulary(monkeypatch):
+    whole = tfidf.fit(TEXTS, make_params(min_df=2))
+    monkeypatch.setattr(tfidf, "BATCH", 3)
+    assert tfidf.fit(TEXTS, make_params(min_df=2)) == whole
+
+
+def test_row_does_not_depend_on_the_other_rows():
+    params = make_params()
+    vocabulary = tfidf.fit(TEXTS, params)
+    together = tfidf.transform(HELD, vocabulary, params).toarray()
+    alone = [tfidf.transform([text], vocabulary, params).toarray()[0] for text in HELD]
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_svd_is_that_of_the_weighed_matrix_and_the_same_twice():
+    params = make_params()
+    vocabulary = tfidf.fit(TEXTS, params)
+    blocks = [
+        Block(tfidf.transform(texts, vocabulary, params), vocabulary.names)
+        for texts in (TEXTS, HELD)
+    ]
+    idf, components = tfidf.fit_latent(blocks, params)
+    weighed = np.vstack([weigh(block, idf).toarray() for block in blocks])
+    expected = np.linalg.svd(weighed, full_matrices=False)[2][:3]
+    np.testing.assert_allclose(abs(np.sum(components * expected, axis=1)), 1, atol=1e-4)
+    np.testing.assert_array_equal(tfidf.fit_latent(blocks, params)[1], components)
+
+
+def test_keys_that_would_not_fit_into_64_bits_are_refused(monkeypatch):
+    many = tfidf.Tokens(range(2_100_000), np.empty(0, int), np.zeros(1, int))
+    monkeypatch.setattr(tfidf.Tokens, "of", lambda _: many)
+    with pytest.raises(
+        InputError, match=r"tfidf\.words\.longest: too many distinct words \(2100000"
+    ):
+        tfidf.fit([], make_params(words=(1, 3)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"longest": 4}, "less than or equal to 3"), ({"shortest": 3}, "must not exceed longest")],
+)
+def test_sizes_out_of_range_are_refused(changes, message):
+    given = {"shortest": 1, "longest": 2, "min_df": 1, "max_features": 10}
+    with pytest.raises(ValidationError, match=message):
+        tfidf.WordParams(**(given | changes))

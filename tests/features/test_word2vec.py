@@ -1,0 +1,112 @@
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from gensim.models.word2vec import MAX_WORDS_IN_BATCH
+
+from stages.base.blocks import read_blocks
+from stages.base.errors import InputError
+from stages.base.tables import write_json, write_table
+from stages.features import word2vec
+
+GIVEN = {
+    "dimensions": 8, "window": 3, "min_count": 1, "epochs": 2, "negative": 5, "skip_gram": False,
+    "seed": 0,
+}  # fmt: skip
+TEXTS = ["the cat sat on the mat", "", "🦦 the dog sat", "unseen 🦦", "dog " * 5]
+
+
+def make_params(**changes):
+    return word2vec.Word2vecParams(**(GIVEN | changes))
+
+
+def test_mean_vectors_equal_a_plain_loop():
+    words, vectors = word2vec.fit(TEXTS[:3], make_params())
+    idf = np.linspace(1, 2, len(words)).astype(np.float32)
+    found = word2vec.mean_vectors(word2vec.count(TEXTS, words), idf, vectors)
+    for text, mean in zip(TEXTS, found, strict=True):
+        known = [words.index(word) for word in text.split() if word in words]
+        expected = np.average(vectors[known], axis=0, weights=idf[known]) if known else np.zeros(8)
+        np.testing.assert_allclose(mean, expected, atol=1e-6)
+    assert found.dtype == np.float32
+
+
+def test_text_without_known_words_is_zero():
+    counts = word2vec.count(["", "unknown"], ["known"])
+    found = word2vec.mean_vectors(counts, np.ones(1, np.float32), np.ones((1, 4), np.float32))
+    np.testing.assert_array_equal(found, np.zeros((2, 4)))
+
+
+def test_text_beyond_what_gensim_takes_at_once_loses_no_word():
+    assert word2vec.LONGEST_SENTENCE == MAX_WORDS_IN_BATCH
+    text = "early words " * 5_000 + "late ones " * 6_000
+    sentences = list(word2vec.Sentences([text, "", "short"]))
+    assert [len(sentence) for sentence in sentences] == [10_000, 10_000, 2_000, 1]
+    assert [word for words in sentences for word in words] == [*text.split(), "short"]
+
+    words, vectors = word2vec.fit([text], make_params(epochs=1))
+    longer = word2vec.fit([text], make_params(epochs=2))[1]
+    moved = np.abs(longer - vectors).max(axis=1)
+    assert moved[words.index("late")] > 0.01  # words at its end were trained on too
+
+
+def test_word_that_is_too_rare_is_left_out_and_none_left_is_an_error():
+    assert set(word2vec.fit(TEXTS, make_params(min_count=3))[0]) == {"the", "dog"}
+    with pytest.raises(InputError, match=r"word2vec\.min_count: no word .* got 7; expected less"):
+        word2vec.fit(TEXTS, make_params(min_count=7))
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    """Four rows, of which row c is a test row with a word of its own."""
+    rng = np.random.default_rng(0)
+    texts = [" ".join(f"w{i}" for i in rng.zipf(1.5, 30) if i < 50) for _ in range(12)]
+    clean = pd.DataFrame({"id": list("abcd")})
+    clean[["prompt", "response_a", "response_b"]] = np.reshape(texts, (4, 3))
+    clean.loc[2, "prompt"] += " held"
+    write_table(clean, tmp_path / "clean.parquet")
+    parts = pd.DataFrame({"id": list("dcba"), "part": ["train", "test", "train", "train"]})
+    write_table(parts, tmp_path / "folds.parquet")
+    write_json({"kind": "preference", "classes": ["a", "b", "tie"]}, tmp_path / "labels.json")
+    (tmp_path / "params.yaml").write_text(json.dumps({"tiny": {"word2vec": GIVEN}}))
+    return {name: tmp_path / f"{name}.parquet" for name in ("clean", "folds")} | {
+        "labels": tmp_path / "labels.json"
+    }
+
+
+def test_stage_writes_the_same_bytes_in_two_processes(tmp_path, monkeypatch, inputs):
+    code = (
+        "import os, sys; sys.path.insert(0, os.getcwd()); os.chdir(sys.argv.pop(1));"
+        "from stages.base.cli import run; from stages.features.word2vec import main; run(main)"
+    )
+    options = [part for name, file in inputs.items() for part in (f"--{name}", file)]
+    subprocess.run(
+        [sys.executable, "-c", code, tmp_path, "--dataset=tiny", *options, "--word2vec=one"],
+        check=True,
+        env=os.environ | {"PYTHONHASHSEED": "123"},
+    )
+    monkeypatch.chdir(tmp_path)
+    word2vec.main(dataset="tiny", **inputs, word2vec=tmp_path / "two")
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert names == [
+        *("ids.parquet", "names.json", "pair.npy", "prompt.npy", "response_a.npy"),
+        *("response_b.npy", "vectors.state.npz"),
+    ]
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_words_of_test_rows_alone_get_no_vector(tmp_path, monkeypatch, inputs):
+    monkeypatch.chdir(tmp_path)
+    word2vec.main(dataset="tiny", **inputs, word2vec=tmp_path / "set")
+    with np.load(tmp_path / "set" / "vectors.state.npz") as state:
+        assert "held" not in state["words"].tolist()
+        assert "w1" in state["words"].tolist()
+    blocks = read_blocks(tmp_path / "set", pd.Series(list("abcd")))
+    assert {key: block.X.shape for key, block in blocks.items()} == {
+        "prompt": (4, 8), "response_a": (4, 9), "response_b": (4, 9), "pair": (4, 1),
+    }  # fmt: skip

@@ -1,0 +1,310 @@
+"""What every model must hold, each with a small section of params."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import softmax
+
+from stages.base.blocks import write_blocks
+from stages.base.tables import read_table, write_json, write_table
+from stages.base.tasks import Design
+from stages.models import lgbm, logreg, mlp, svm, xgb
+from stages.models._crossfit import crossfit
+from stages.models._linear import Linear
+from stages.models._sample import Sample, make_sample
+
+ODD = {"parts": ["difference"], "scale": "none", "weight": 1.0}
+TWO = {"parts": ["difference", "magnitude"], "scale": "standard", "weight": 0.5}
+ALL = {"parts": ["difference", "magnitude", "sum", "prompt"], "scale": "standard", "weight": 1.0}
+SHARED = {"style": ALL, "balance": "none", "seed": 3, "search": None}
+STOPPING = {"patience": 2, "holdout_parts": 3}
+PARAMS = {
+    "logreg": {"C": 0.1, "tfidf": ODD},
+    "svm": {"C": 0.1, "calibration_folds": 3, "tfidf": ODD},
+    "xgb": {
+        "rounds": 6, "learning_rate": 0.3, "max_depth": 2, "min_child_weight": 1.0,
+        "subsample": 0.7, "colsample_bytree": 0.6, "colsample_bynode": 0.7, "reg_lambda": 1.0,
+        "reg_alpha": 0.0, "max_bin": 16, "stopping": STOPPING, "word2vec": ALL,
+    },
+    "lgbm": {
+        "rounds": 6, "learning_rate": 0.3, "num_leaves": 4, "min_data_in_leaf": 5,
+        "bagging_fraction": 0.7, "feature_fraction": 0.6, "lambda_l1": 0.0, "lambda_l2": 1.0,
+        "max_bin": 15, "extra_trees": True, "stopping": STOPPING, "lsa": ALL,
+    },
+    "mlp": {
+        "hidden": [4], "dropout": 0.2, "learning_rate": 0.01, "weight_decay": 0.01,
+        "batch_size": 16, "rounds": 6, "stopping": STOPPING, "word2vec": TWO, "style": TWO,
+    },
+}  # fmt: skip
+KINDS = {
+    "logreg": (logreg, logreg.LogregParams),
+    "svm": (svm, svm.SvmParams),
+    "xgb": (xgb, xgb.XgbParams),
+    "lgbm": (lgbm, lgbm.LgbmParams),
+    "mlp": (mlp, mlp.MlpParams),
+}
+FORMATS = dict.fromkeys(KINDS, "safetensors") | {"xgb": "ubj", "lgbm": "txt"}
+every_model = pytest.mark.parametrize("name", KINDS)
+
+
+def make_params(name, **changes):
+    return KINDS[name][1].model_validate_json(json.dumps(SHARED | PARAMS[name] | changes))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_torch_thread():
+    """As the stage mlp sets it: on small batches threads only wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def fit(task, folds, sets):
+    def run(name, **changes):
+        params = make_params(name, **changes)
+        return crossfit(
+            task, folds, sets, params.sources(),
+            lambda sample, seed: KINDS[name][0].fit(sample, params, seed),
+            balance=params.balance, seed=params.seed,
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def fitted(fit):
+    """All models, fitted once."""
+    return {name: fit(name) for name in KINDS}
+
+
+@every_model
+def test_swapped_pair_gets_the_exchanged_probabilities(fitted, task, name):
+    found = fitted[name]
+    np.testing.assert_allclose(task.swap_classes(found.swapped), found.probabilities, atol=1e-6)
+
+
+@every_model
+def test_rows_sum_to_one_and_are_never_zero(fitted, name):
+    for values in (fitted[name].probabilities, fitted[name].swapped):
+        np.testing.assert_allclose(values.sum(axis=1), 1, atol=1e-6)
+        assert values.min() > 0
+
+
+@every_model
+def test_model_learns_more_than_the_class_shares(fit, folds, name):
+    targets = folds.targets[folds.train(None)]
+    shares = targets.mean(axis=0)
+    more = {"rounds": 40} if "rounds" in PARAMS[name] else {}
+    assert fit(name, **more).log_loss(folds) < -(targets @ np.log(shares)).mean() - 0.05
+
+
+@every_model
+def test_same_seed_gives_the_same_bytes_with_any_number_of_workers(
+    fit, monkeypatch, tmp_path, name
+):
+    for workers in ("1", "2"):
+        monkeypatch.setenv("VERDICT_WORKERS", workers)
+        found = fit(name)
+        found.save(tmp_path / workers, make_params(name))
+        np.save(tmp_path / workers / "probabilities.npy", found.probabilities)
+    files = sorted(path.name for path in (tmp_path / "1").iterdir())
+    assert len(files) == 3 + 3 + 2  # models, encoders, params and probabilities
+    for file in files:
+        assert (tmp_path / "1" / file).read_bytes() == (tmp_path / "2" / file).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["xgb", "lgbm", "mlp"])
+def test_another_seed_gives_another_model(fit, fitted, name):
+    assert not np.array_equal(fit(name, seed=99).probabilities, fitted[name].probabilities)
+
+
+@every_model
+def test_saved_model_read_back_gives_the_same_probabilities(fitted, folds, sets, tmp_path, name):
+    fitted[name].save(tmp_path / "model", make_params(name))
+    for number, fold in fitted[name].fits.items():
+        path = tmp_path / "model" / f"fold{number}.{FORMATS[name]}"
+        X = fold.encoder(sets, fold.rows).X
+        np.testing.assert_allclose(READERS[name](path)(X), fold.model.predict(X), atol=1e-6)
+
+
+def read_linear(path):
+    from safetensors.numpy import load_file
+
+    arrays = load_file(path)
+    return lambda X: softmax(X @ arrays["coef"].T + arrays["intercept"], axis=1)
+
+
+def read_mlp(path):
+    from safetensors.numpy import load_file
+
+    arrays = load_file(path)
+
+    def predict(X):
+        hidden = np.maximum(X @ arrays["weight.0"].T + arrays["bias.0"], 0)
+        return softmax(hidden @ arrays["weight.1"].T + arrays["bias.1"], axis=1)
+
+    return predict
+
+
+def read_xgb(path):
+    import xgboost
+
+    booster = xgboost.Booster(model_file=path)
+    return lambda X: booster.predict(xgboost.DMatrix(X))
+
+
+def read_lgbm(path):
+    import lightgbm
+
+    return lightgbm.Booster(model_file=path).predict
+
+
+READERS = {
+    "logreg": read_linear, "svm": read_linear, "xgb": read_xgb, "lgbm": read_lgbm, "mlp": read_mlp
+}  # fmt: skip
+
+
+def test_symmetric_sample_makes_logistic_regression_symmetric_by_itself(task, sample):
+    model = logreg.fit(sample, make_params("logreg"), 0)
+    half = len(sample.y) // 2
+    straight, turned = model.predict(sample.X[:half]), model.predict(sample.X[half:])
+    np.testing.assert_allclose(task.swap_classes(turned), straight, atol=1e-4)
+
+
+def test_soft_targets_equal_repeated_hard_rows_for_logistic_regression(task):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(20, 3)).astype(np.float32)
+    design = Design(X, ("x", "y", "z"), 2)
+    votes = rng.multinomial(4, [0.5, 0.3, 0.2], size=20)
+    row = np.repeat(np.arange(20), 4)
+    hard = np.eye(3)[np.concatenate([np.repeat([0, 1, 2], v) for v in votes])]
+    repeated = Design(X[row], design.names, 2)
+    soft = make_sample(task, design, votes / 4, np.arange(20), "none", 0)
+    many = make_sample(task, repeated, hard, row, "none", 0)
+    assert len(soft.y) < len(many.y) == 160
+    one = logreg.fit(soft, make_params("logreg", C=4.0), 0)  # the weights are a fourth
+    other = logreg.fit(many, make_params("logreg", C=1.0), 0)
+    np.testing.assert_allclose(one.predict(X), other.predict(X), atol=1e-3)
+
+
+def test_order_of_the_rows_does_not_matter_to_convex_models(sample):
+    order = np.random.default_rng(0).permutation(len(sample.y))
+    mixed = sample.take(order)
+    for name in ("logreg", "svm"):
+        one, other = (KINDS[name][0].fit(s, make_params(name), 0) for s in (sample, mixed))
+        np.testing.assert_allclose(one.predict(sample.X), other.predict(sample.X), atol=1e-3)
+
+
+def test_svm_calibrates_on_margins_of_rows_that_its_machine_did_not_see(sample, monkeypatch):
+    machines, seen = [], []
+
+    def machine(part, params, seed):
+        machines.append(set(part.group.tolist()))
+        return np.zeros((3, part.X.shape[1])), np.full(3, float(len(machines)))
+
+    def margins(X, coef, intercept):
+        seen.append((intercept[0], len(X)))
+        return np.tile(intercept, (len(X), 1))
+
+    monkeypatch.setattr(svm, "_machines", machine)
+    monkeypatch.setattr(svm, "_margins", margins)
+    svm.fit(sample, make_params("svm"), 0)
+    groups = set(sample.group.tolist())
+    *inner, kept = machines
+    assert kept == groups
+    held = [groups - part for part in inner]
+    assert set.union(*held) == groups
+    assert seen == [
+        (number, np.isin(sample.group, list(own)).sum()) for number, own in enumerate(held, 1)
+    ]
+
+
+@pytest.mark.parametrize("name", ["xgb", "lgbm", "mlp"])
+def test_early_stopping_finds_fewer_rounds_and_fits_the_whole_sample(sample, name):
+    shuffled = Sample(
+        sample.X, np.random.default_rng(0).permutation(sample.y), sample.weight, sample.group, 3
+    )  # nothing to learn: more rounds only hurt
+    more = {"rounds": 60, "learning_rate": 0.3 if name != "mlp" else 0.05}
+    model = KINDS[name][0].fit(shuffled, make_params(name, **more), 0)
+    stopless = KINDS[name][0].fit(shuffled, make_params(name, **more, stopping=None), 0)
+    assert spread(model, sample.X) < spread(stopless, sample.X)
+    if name != "mlp":
+        rounds = (
+            model.booster.num_boosted_rounds if name == "xgb" else model.booster.current_iteration
+        )
+        assert rounds() < 60
+
+
+def spread(model, X):
+    return model.predict(X).std(axis=0).mean()
+
+
+@pytest.fixture(scope="module")
+def sample(task, folds, sets):
+    rows = folds.train(None)
+    design = task.design(sets["style"], ("difference", "sum"))
+    own = Design(design.X[rows], design.names, design.n_odd)
+    return make_sample(task, own, folds.targets[rows], folds.group[rows], "none", 0)
+
+
+def test_linear_scores_do_not_lose_digits():
+    model = Linear(np.array([[1, -1]], np.float32), np.array([0.5], np.float32))
+    X = np.array([[1e4 + 1, 1e4]])
+    assert model.scores(X)[0, 0] == 1.5
+
+
+def write_inputs(folder, folds, sets, section):
+    """All that the stage logreg reads, the features in another row order than the folds."""
+    frame = pd.DataFrame({"id": folds.ids, "part": folds.part, "fold": folds.fold})
+    frame["group"] = folds.group
+    frame[["y_a", "y_b", "y_tie"]] = folds.targets
+    write_table(frame, folder / "folds.parquet")
+    write_json({"kind": "preference", "classes": ["a", "b", "tie"]}, folder / "labels.json")
+    order = np.random.default_rng(0).permutation(len(frame))
+    ids = folds.ids.iloc[order].reset_index(drop=True)
+    blocks = {k: SimpleNamespace(X=b.X[order], names=b.names) for k, b in sets["tfidf"].items()}
+    write_blocks(folder / "tfidf", ids, blocks)
+    style = pd.DataFrame(
+        {
+            f"{key}.{name}": block.X[order, i]
+            for key, block in sets["style"].items()
+            for i, name in enumerate(block.names)
+        }
+    )
+    style.insert(0, "id", ids)
+    write_table(style, folder / "style.parquet")
+    (folder / "params.yaml").write_text(json.dumps({"tiny": {"logreg": section}}))
+
+
+def test_stage_writes_the_best_trial_of_its_search(folds, sets, fitted, tmp_path, monkeypatch):
+    plan = {"sampler": "grid", "trials": 2, "seed": 0, "space": {"C": {"choices": [0.1, 1e-6]}}}
+    section = SHARED | PARAMS["logreg"] | {"C": 1e-9, "search": plan}
+    write_inputs(tmp_path, folds, sets, section)
+    monkeypatch.chdir(tmp_path)
+    inputs = {"labels": "labels.json", "folds": "folds.parquet", "tfidf": "tfidf",
+              "style": "style.parquet"}  # fmt: skip
+    outputs = {"model": "model", "predictions": "p.parquet", "trials": "t.csv", "cost": "c.json"}
+    paths = {name: tmp_path / file for name, file in (inputs | outputs).items()}
+    logreg.main(dataset="tiny", **paths)
+
+    trials = pd.read_csv(tmp_path / "t.csv")
+    assert sorted(trials["C"]) == [1e-9, 1e-6, 0.1]
+    assert trials.loc[trials["log_loss"].idxmin(), "C"] == 0.1
+    assert json.loads((tmp_path / "model" / "params.json").read_text())["C"] == 0.1
+    table = read_table(tmp_path / "p.parquet")
+    assert table["id"].tolist() == folds.ids.tolist()
+    found = table[["p_a", "p_b", "p_tie"]].to_numpy()
+    np.testing.assert_allclose(found, fitted["logreg"].probabilities, atol=1e-6)
+    assert set(table) >= {"part", "swapped_p_a", "swapped_p_b", "swapped_p_tie"}
+    cost = json.loads((tmp_path / "c.json").read_text())
+    assert set(cost) == {
+        *("wall_seconds", "cpu_seconds", "peak_memory_mb", "fitted_size_mb", "predict_ms_per_row")
+    }
+    assert all(value >= 0 for value in cost.values())

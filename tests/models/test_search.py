@@ -1,0 +1,97 @@
+from typing import Annotated
+
+import pandas as pd
+import pytest
+from pydantic import Field
+
+from stages.base.errors import InputError
+from stages.models._design import SourceParams
+from stages.models._search import ModelParams, replaced, search
+
+STYLE = {"parts": ("difference",), "scale": "none", "weight": 1.0}
+
+
+class ToyParams(ModelParams):
+    C: Annotated[float, Field(gt=0)]
+    depth: int
+    style: SourceParams
+
+
+def make_params(space=None, sampler="random", trials=4):
+    plan = space and {"sampler": sampler, "trials": trials, "seed": 0, "space": space}
+    return ToyParams.model_validate(
+        {
+            "C": 1.0, "depth": 3, "balance": "none", "seed": 0, "search": plan,
+            "style": SourceParams(**STYLE),
+        }
+    )  # fmt: skip
+
+
+def loss(params):
+    return (params.C - 0.1) ** 2 + 0.01 * (params.depth - 2) ** 2 + 0.001 * params.style.weight
+
+
+SPACE = {
+    "C": {"low": 0.01, "high": 10.0, "log": True},
+    "depth": {"low": 1, "high": 5, "log": False},
+    "style.weight": {"choices": (0.5, 2.0)},
+}
+GRID = {"C": {"choices": (0.1, 1.0)}, "style.weight": {"choices": (0.5, 2.0)}}
+
+
+def test_without_a_search_the_given_params_are_the_only_trial():
+    table = search(make_params(), loss)
+    assert table.to_dict("records") == [{"trial": 0, "log_loss": loss(make_params())}]
+
+
+@pytest.mark.parametrize(("sampler", "space"), [("random", SPACE), ("tpe", SPACE), ("grid", GRID)])
+def test_every_sampler_reports_each_trial_once_the_given_params_first(sampler, space):
+    given = make_params(space, sampler)
+    seen = []
+    table = search(given, lambda params: seen.append(params) or loss(params))
+    assert list(table) == ["trial", "log_loss", *space]
+    assert table["trial"].tolist() == [0, 1, 2, 3, 4]
+    assert seen[0] == given
+    assert table.loc[0, "C"] == 1.0
+    for row, params in zip(table.itertuples(), seen, strict=True):
+        assert row.log_loss == loss(params)
+        assert row.C == params.C
+    pd.testing.assert_frame_equal(table, search(given, loss))
+
+
+def test_grid_covers_all_choices_and_then_ends():
+    table = search(make_params(GRID, "grid", trials=20), loss)
+    drawn = table.loc[1:, ["C", "style.weight"]]
+    assert sorted(map(tuple, drawn.to_numpy())) == [(0.1, 0.5), (0.1, 2), (1, 0.5), (1, 2)]
+
+
+def test_draws_stay_in_their_range_and_whole_numbers_whole():
+    table = search(make_params(SPACE, trials=15), loss).loc[1:]
+    assert table["C"].between(0.01, 10).all()
+    assert set(table["depth"]) <= {1, 2, 3, 4, 5}
+    assert len(set(table["depth"])) > 2
+
+
+@pytest.mark.parametrize("key", ["c", "style.wait", "style.weight.deep"])
+def test_unknown_param_in_the_space_is_an_input_error(key):
+    space = {key: {"choices": (1.0,)}}
+    with pytest.raises(InputError, match=rf"search\.space: no such param, got '{key}'"):
+        search(make_params(space), loss)
+
+
+def test_value_that_the_param_does_not_take_is_an_input_error():
+    with pytest.raises(InputError, match=r"(?s)search\.space: .*C.*greater than 0"):
+        search(make_params({"C": {"choices": (-1.0,)}}), loss)
+
+
+def test_grid_refuses_ranges():
+    with pytest.raises(InputError, match=r"got a range for \['C', 'depth'\]; expected choices"):
+        search(make_params(SPACE, "grid"), loss)
+
+
+def test_replaced_changes_only_what_is_named_and_not_the_given():
+    given = make_params()
+    changed = replaced(given, {"style.weight": 3.0, "C": 2.0})
+    assert changed.style.weight == 3.0
+    assert changed.model_copy(update={"style": given.style, "C": 1.0}) == given
+    assert given.C == 1.0

@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+
+from stages.base.tasks import Design
+from stages.models._sample import make_sample
+from stages.models._stopping import StoppingParams, fit_rounds
+
+STOPPING = StoppingParams(patience=2, holdout_parts=4)
+
+
+@pytest.fixture
+def sample(task):
+    X = np.arange(24, dtype=np.float32)[:, None]
+    targets = np.eye(3)[np.arange(24) % 3]
+    return make_sample(task, Design(X, ("n",), 0), targets, np.arange(24) // 2, "none", 0)
+
+
+def spy(calls, best=7):
+    def fit(part, rounds, holdout):
+        calls.append((part, rounds, holdout))
+        return len(calls), best
+
+    return fit
+
+
+def test_holdout_shares_no_group_with_the_fitted_part(sample):
+    calls = []
+    assert fit_rounds(sample, STOPPING, 50, 3, spy(calls)) == 2
+    (part, rounds, holdout), (whole, best, none) = calls
+    assert rounds == 50
+    assert not set(part.group) & set(holdout.group)
+    assert len(part.y) + len(holdout.y) == len(sample.y)
+    assert len(set(holdout.group)) == 3  # a fourth of 12 groups
+    assert (whole, best, none) == (sample, 7, None)  # fitted anew on all, with the rounds found
+
+
+def test_without_stopping_the_rounds_are_those_given(sample):
+    calls = []
+    fit_rounds(sample, None, 50, 3, spy(calls))
+    assert calls == [(sample, 50, None)]
+
+
+def test_seed_draws_the_holdout(sample):
+    def held(seed):
+        calls = []
+        fit_rounds(sample, STOPPING, 50, seed, spy(calls))
+        return sorted(set(calls[0][2].group.tolist()))
+
+    assert held(0) == held(0)
+    assert len({tuple(held(seed)) for seed in range(5)}) > 1

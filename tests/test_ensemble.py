@@ -1,0 +1,208 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from stages import ensemble
+from stages.base.errors import InputError
+from stages.base.folds import Folds
+from stages.base.tables import read_table, write_json, write_table
+from stages.base.tasks import Preference
+
+TASK = Preference()
+N = 3000
+
+
+@pytest.fixture(scope="module")
+def simulated():
+    """Two members and their true mixture, 0.7 and 0.3, from which the classes are drawn."""
+    rng = np.random.default_rng(0)
+    members = rng.dirichlet([0.8, 0.8, 0.8], size=(2, N))
+    truth = 0.7 * members[0] + 0.3 * members[1]
+    y = (truth.cumsum(axis=1) < rng.random((N, 1))).sum(axis=1)
+    fold = rng.integers(0, 3, N)
+    part = np.full(N, "train")
+    part[-100:], fold[-100:] = "test", -1
+    ids = pd.Series([f"r{i}" for i in range(N)])
+    return members, Folds(ids, part, fold, np.arange(N), np.eye(3)[y])
+
+
+def train_rows(folds):
+    return folds.part == "train"
+
+
+def test_blend_recovers_the_weights_of_a_known_mixture(simulated):
+    members, folds = simulated
+    blend = ensemble.fit_blend(members, folds.targets, calibrate=True)
+    np.testing.assert_allclose(blend.weights, [0.7, 0.3], atol=0.05)
+    assert blend.temperature == pytest.approx(1, abs=0.05)
+
+
+def test_weights_stand_on_the_simplex_and_drop_a_useless_member(simulated):
+    members, folds = simulated
+    noise = np.random.default_rng(1).dirichlet([1, 1, 1], N)
+    blend = ensemble.fit_blend(np.stack([*members, noise]), folds.targets, calibrate=False)
+    assert blend.weights.sum() == pytest.approx(1)
+    assert (blend.weights >= 0).all()
+    assert blend.weights[2] < 0.03
+    assert blend.temperature == 1
+
+
+def test_no_other_weights_have_a_lower_loss(simulated):
+    members, folds = simulated
+    blend = ensemble.fit_blend(members, folds.targets, calibrate=False)
+    best = ensemble.log_loss(folds.targets, blend(members))
+    for first in np.linspace(0, 1, 101):
+        other = ensemble.Blend(np.array([first, 1 - first]), 1.0)
+        assert ensemble.log_loss(folds.targets, other(members)) >= best - 1e-9
+
+
+def test_member_that_stands_twice_changes_no_blend(simulated):
+    members, folds = simulated
+    once = ensemble.fit_blend(members, folds.targets, calibrate=True)
+    twice = members[[0, 1, 1]]
+    found = ensemble.fit_blend(twice, folds.targets, calibrate=True)
+    np.testing.assert_allclose(found(twice), once(members), atol=1e-3)
+
+
+def test_single_member_keeps_its_weight(simulated):
+    members, folds = simulated
+    assert ensemble.fit_blend(members[:1], folds.targets, calibrate=False).weights.tolist() == [1]
+
+
+def test_temperature_softens_members_that_are_too_sure(simulated):
+    members, folds = simulated
+    mixed = ensemble.Blend(np.array([0.7, 0.3]), 1.0)(members)
+    sure = ensemble.Blend(np.ones(1), 0.5)(mixed[None])
+    blend = ensemble.fit_blend(sure[None], folds.targets, calibrate=True)
+    assert blend.temperature == pytest.approx(2, abs=0.2)
+    rows = train_rows(folds)
+    plain, calibrated = (
+        ensemble.nested(sure[None], folds, rows, calibrate=calibrate)[0]
+        for calibrate in (False, True)
+    )
+    assert calibrated < plain - 0.01
+
+
+def test_certain_and_wrong_member_has_a_finite_loss():
+    members = np.array([[[1.0, 0, 0], [0, 0, 1.0]]])
+    blend = ensemble.fit_blend(members, np.eye(3)[[1, 2]], calibrate=True)
+    assert np.isfinite(blend(members)).all()
+
+
+def test_rows_are_judged_by_blends_that_never_saw_them(simulated):
+    members, folds = simulated
+    rows = train_rows(folds)
+    _, before = ensemble.nested(members, folds, rows, calibrate=True)
+    targets = folds.targets.copy()
+    targets[folds.held(1)] = [0, 0, 1]
+    _, after = ensemble.nested(members, replace(folds, targets=targets), rows, calibrate=True)
+    assert sorted(before) == [0, 1, 2]
+    np.testing.assert_array_equal(before[1].weights, after[1].weights)
+    assert before[1].temperature == after[1].temperature
+    assert before[0].temperature != after[0].temperature
+
+
+def test_nested_loss_is_that_of_the_blended_out_of_fold_rows(simulated):
+    members, folds = simulated
+    rows = train_rows(folds)
+    loss, blends = ensemble.nested(members, folds, rows, calibrate=True)
+    final = ensemble.Blend(np.array([0.5, 0.5]), 1.0)
+    blended = ensemble.apply(blends, final, members, folds)
+    assert ensemble.log_loss(folds.targets[rows], blended[rows]) == pytest.approx(loss)
+    np.testing.assert_array_equal(blended[~rows], final(members)[~rows])
+
+
+def write_inputs(folder, simulated, swapped=True):
+    members, folds = simulated
+    frame = pd.DataFrame({"id": folds.ids, "part": folds.part, "fold": folds.fold})
+    frame["group"] = folds.group
+    frame[["y_a", "y_b", "y_tie"]] = folds.targets
+    write_table(frame, folder / "folds.parquet")
+    write_json({"kind": "preference", "classes": ["a", "b", "tie"]}, folder / "labels.json")
+    (folder / "params.yaml").write_text(json.dumps({"tiny": {"ensemble": {"members": ["x", "y"]}}}))
+    for name, values in zip("xy", members, strict=True):
+        table = pd.DataFrame({"id": folds.ids, "part": np.where(train_rows(folds), "oof", "test")})
+        table[["p_a", "p_b", "p_tie"]] = values
+        table[["swapped_p_a", "swapped_p_b", "swapped_p_tie"]] = values[:, [1, 0, 2]]
+        write_table(table.iloc[::-1], folder / "members" / f"{name}.parquet")
+
+
+def run_stage(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    ensemble.main(
+        dataset="tiny", labels=folder / "labels.json", folds=folder / "folds.parquet",
+        members=folder / "members", predictions=folder / "p.parquet", weights=folder / "w.json",
+        cost=folder / "c.json",
+    )  # fmt: skip
+    return read_table(folder / "p.parquet"), json.loads((folder / "w.json").read_text())
+
+
+def change(folder, name, function):
+    path = folder / "members" / f"{name}.parquet"
+    write_table(function(read_table(path)), path)
+
+
+def test_stage_blends_and_obeys_the_swap(simulated, tmp_path, monkeypatch):
+    write_inputs(tmp_path, simulated)
+    table, weights = run_stage(tmp_path, monkeypatch)
+    assert table["id"].tolist() == simulated[1].ids.tolist()
+    values = table[["p_a", "p_b", "p_tie"]].to_numpy()
+    np.testing.assert_allclose(values.sum(axis=1), 1, atol=1e-9)
+    swapped = table[["swapped_p_a", "swapped_p_b", "swapped_p_tie"]].to_numpy()
+    np.testing.assert_allclose(TASK.swap_classes(swapped), values, atol=1e-6)
+    assert weights["x"] + weights["y"] == pytest.approx(1)
+    assert weights["x"] == pytest.approx(0.7, abs=0.05)
+    best = min(weights["nested_log_loss"], weights["nested_log_loss_calibrated"])
+    rows = train_rows(simulated[1])
+    loss = ensemble.log_loss(simulated[1].targets[rows], values[rows])
+    assert loss == pytest.approx(best)  # what is written is what was judged
+    kept = weights["nested_log_loss_calibrated"] < weights["nested_log_loss"]
+    assert (weights["temperature"] != 1) is kept
+
+
+@pytest.mark.parametrize(("calibrated", "keep"), [(0.9, True), (1.0, False), (1.1, False)])
+def test_temperature_is_kept_only_where_the_nested_loss_gains(
+    simulated, tmp_path, monkeypatch, calibrated, keep
+):
+    def nested(members, folds, judged, *, calibrate):
+        return (calibrated if calibrate else 1.0), {}
+
+    monkeypatch.setattr(ensemble, "nested", nested)
+    write_inputs(tmp_path, simulated)
+    assert (run_stage(tmp_path, monkeypatch)[1]["temperature"] != 1) is keep
+
+
+def test_stage_writes_the_same_bytes_twice(simulated, tmp_path, monkeypatch):
+    write_inputs(tmp_path, simulated)
+    found = []
+    for _ in range(2):
+        run_stage(tmp_path, monkeypatch)
+        found.append([(tmp_path / name).read_bytes() for name in ("p.parquet", "w.json")])
+    assert found[0] == found[1]
+
+
+def test_only_rows_that_every_member_predicted_are_blended(simulated, tmp_path, monkeypatch):
+    write_inputs(tmp_path, simulated)
+    lost = set(simulated[1].ids[simulated[1].held(2)]) | {"r2999"}  # a fold and a test row
+    change(tmp_path, "y", lambda table: table[~table["id"].isin(lost)])
+    table, weights = run_stage(tmp_path, monkeypatch)
+    assert set(table["id"]) == set(simulated[1].ids) - lost
+    assert not table.isna().any(axis=None)
+    assert weights["x"] == pytest.approx(0.7, abs=0.06)
+
+
+def test_rows_that_are_no_probabilities_are_refused(simulated, tmp_path, monkeypatch):
+    write_inputs(tmp_path, simulated)
+    change(tmp_path, "y", lambda table: table.assign(p_a=table["p_a"] + 1e-3))
+    with pytest.raises(InputError, match=r"y\.parquet: got rows that do not sum to 1"):
+        run_stage(tmp_path, monkeypatch)
+
+
+def test_missing_member_is_an_input_error(simulated, tmp_path, monkeypatch):
+    write_inputs(tmp_path, simulated)
+    (tmp_path / "members" / "y.parquet").unlink()
+    with pytest.raises(InputError, match=r"y\.parquet: cannot be read"):
+        run_stage(tmp_path, monkeypatch)

@@ -1,0 +1,46 @@
+import json
+
+import pandas as pd
+
+from stages import leaderboard
+from stages.base.tables import write_json
+
+COST = {
+    "wall_seconds": 1.25, "cpu_seconds": 2.0, "peak_memory_mb": 300.04, "fitted_size_mb": 0.5,
+    "predict_ms_per_row": 0.12345,
+}  # fmt: skip
+QUALITY = dict.fromkeys(leaderboard.QUALITY, 0.5)
+
+
+def test_best_log_loss_comes_first_and_ties_are_ordered_by_name():
+    losses = {"svm": 1.0, "mlp": 1.0, "best": 0.9, "worst": 1.1}
+    found = leaderboard.leaderboard(
+        {name: QUALITY | {"log_loss": loss, "fold": 0.1} for name, loss in losses.items()},
+        dict.fromkeys(losses, COST),
+    )
+    assert found["model"].tolist() == ["best", "mlp", "svm", "worst"]
+    assert list(found) == ["model", *leaderboard.QUALITY, *leaderboard.COST]
+
+
+def test_markdown_has_a_line_a_model_and_the_same_columns_in_each():
+    table = leaderboard.leaderboard({"svm": QUALITY | {"log_loss": 1.03456}}, {"svm": COST})
+    title, empty, head, rule, row, end = leaderboard.markdown(table, "arena").split("\n")
+    assert (title, empty, end) == ("## arena", "", "")
+    assert head.startswith("| model | log_loss | accuracy |")
+    assert rule == "| --- |" + " ---: |" * 13
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[:3] == ["svm", "1.0346", "0.5000"]
+    assert cells[-5:] == ["1.2", "2.0", "300.0", "0.5", "0.123"]
+
+
+def test_stage_reads_metrics_and_cost_of_each_model(tmp_path):
+    for model, loss in {"svm": 1.0, "ensemble": 0.9}.items():
+        write_json(QUALITY | {"log_loss": loss}, tmp_path / "metrics" / f"{model}.json")
+        write_json(COST, tmp_path / "metrics" / "cost" / f"{model}.json")
+    leaderboard.main(
+        dataset="tiny", metrics=tmp_path / "metrics", models=["svm", "ensemble"],
+        csv=tmp_path / "l.csv", markdown_out=tmp_path / "l.md",
+    )  # fmt: skip
+    assert pd.read_csv(tmp_path / "l.csv")["model"].tolist() == ["ensemble", "svm"]
+    assert (tmp_path / "l.md").read_text().startswith("## tiny\n\n| model |")
+    assert json.loads((tmp_path / "metrics" / "svm.json").read_text())["log_loss"] == 1.0

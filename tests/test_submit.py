@@ -1,0 +1,103 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from stages import submit
+from stages.base.errors import InputError
+from stages.base.tables import write_json, write_table
+
+COLUMNS = {"id": "id", "a": "winner_model_a", "b": "winner_model_b", "tie": "winner_tie"}
+NAMES = tuple(COLUMNS.values())
+SECTION = {"columns": COLUMNS, "sample": "sample.csv", "smallest": 0.001}
+TEST_IDS = ["007", "8", "t🦦", "9"]  # text: 007 is not 7
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    """Two folds of train rows with class shares 0.5, 0.25, 0.25, and four test rows."""
+    targets = np.vstack([np.eye(3)[[0, 0, 1, 2]], np.full((4, 3), np.nan)])
+    frame = pd.DataFrame(
+        {"id": ["1", "2", "3", "4", *TEST_IDS], "part": ["train"] * 4 + ["test"] * 4}
+    )
+    frame = frame.assign(fold=[0, 1, 0, 1, -1, -1, -1, -1], group=range(8))
+    frame[["y_a", "y_b", "y_tie"]] = targets
+    write_table(frame, tmp_path / "folds.parquet")
+    values = [[0.2, 0.3, 0.5], [0, 0, 1], [0.6, 0.2, 0.2], [0.1, 0.1, 0.8]]
+    predicted = pd.DataFrame({"id": ["1", *TEST_IDS], "part": ["oof"] + ["test"] * 4})
+    predicted[["p_a", "p_b", "p_tie"]] = [[1, 0, 0], *values]
+    write_table(predicted, tmp_path / "p.parquet")
+    write_json({"kind": "preference", "classes": ["a", "b", "tie"]}, tmp_path / "labels.json")
+    write_sample(tmp_path, ["t🦦", "007", "9", "8"])
+    return tmp_path
+
+
+def write_sample(folder, ids, columns=NAMES):
+    frame = pd.DataFrame({columns[0]: ids, **dict.fromkeys(columns[1:], 1 / 3)})
+    frame.to_csv(folder / "sample.csv", index=False)
+
+
+def run_stage(folder, monkeypatch, **changes):
+    (folder / "params.yaml").write_text(json.dumps({"tiny": {"submit": SECTION | changes}}))
+    monkeypatch.chdir(folder)
+    submit.main(
+        dataset="tiny", labels=folder / "labels.json", raw=folder, folds=folder / "folds.parquet",
+        predictions=folder / "p.parquet", submission_out=folder / "submission.csv",
+    )  # fmt: skip
+    return pd.read_csv(folder / "submission.csv", dtype={"id": str})
+
+
+def test_file_has_the_columns_and_the_order_of_the_sample(inputs, monkeypatch):
+    found = run_stage(inputs, monkeypatch)
+    assert list(found) == list(COLUMNS.values())
+    assert found["id"].tolist() == ["t🦦", "007", "9", "8"]
+    np.testing.assert_allclose(found.iloc[1, 1:].astype(float), [0.2, 0.3, 0.5], atol=1e-9)
+
+
+def test_probabilities_are_never_zero_or_one_and_sum_to_one(inputs, monkeypatch):
+    values = run_stage(inputs, monkeypatch).iloc[:, 1:].to_numpy()
+    np.testing.assert_allclose(values.sum(axis=1), 1)
+    assert values.min() > 0.0009
+    assert values.max() < 1
+
+
+def test_test_row_without_a_prediction_gets_the_class_shares(inputs, monkeypatch, caplog):
+    write_sample(inputs, [*TEST_IDS, "lost"])
+    found = run_stage(inputs, monkeypatch).set_index("id")
+    assert found.loc["lost"].tolist() == pytest.approx([0.5, 0.25, 0.25])
+    assert "1 test rows have no prediction" in caplog.text
+
+
+def test_without_a_sample_each_test_id_stands_once(inputs, monkeypatch):
+    assert run_stage(inputs, monkeypatch, sample=None)["id"].tolist() == TEST_IDS
+
+
+def test_sample_with_other_columns_is_refused(inputs, monkeypatch):
+    write_sample(inputs, TEST_IDS, ("id", "winner_model_b", "winner_model_a", "winner_tie"))
+    with pytest.raises(InputError, match=r"sample\.csv: got the columns \['id', 'winner_model_b'"):
+        run_stage(inputs, monkeypatch)
+    assert not (inputs / "submission.csv").exists()
+
+
+def test_sample_that_lacks_or_repeats_a_test_id_is_refused(inputs, monkeypatch):
+    faults = {"'007' is missing": TEST_IDS[1:], "'8' stands twice": [*TEST_IDS, "8"]}
+    for fault, ids in faults.items():
+        write_sample(inputs, ids)
+        with pytest.raises(InputError, match=f"expected each test id once\n.*{fault}"):
+            run_stage(inputs, monkeypatch)
+
+
+def test_columns_that_do_not_name_every_class_are_refused(inputs, monkeypatch):
+    columns = {"id": "id", "a": "x", "b": "y"}
+    with pytest.raises(
+        InputError, match=r"tiny\.submit\.columns: got \['id', 'a', 'b'\]; expected"
+    ):
+        run_stage(inputs, monkeypatch, columns=columns)
+
+
+def test_clip_keeps_what_is_far_from_the_edges():
+    rows = np.array([[0.2, 0.3, 0.5], [0, 0, 1]])
+    found = submit.clip(rows, 0.01)
+    np.testing.assert_allclose(found[0], rows[0])
+    np.testing.assert_allclose(found[1], np.array([0.01, 0.01, 1]) / 1.02)

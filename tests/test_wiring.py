@@ -1,0 +1,311 @@
+"""dvc.yaml, params.yaml and the code say the same. No machine learning here."""
+
+import ast
+import importlib
+import itertools
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from stages.base.params import Params
+
+ROOT = Path(__file__).resolve().parents[1]
+TOOLS = {"stages.wordnet"}  # run by hand, no part of the pipeline
+HEAVY = {"gensim", "lightgbm", "mlflow", "nltk", "optuna", "sklearn", "torch", "xgboost"}
+DATASET = "${item.dataset}"
+
+
+def read(name: str) -> Any:
+    return YAML(typ="safe", pure=True).load((ROOT / name).read_text(encoding="utf-8"))
+
+
+STAGES = read("dvc.yaml")["stages"]
+PARAMS = read("params.yaml")
+DATASETS = [name for name in PARAMS if name != "datasets"]
+
+
+def datasets_of(stage: str) -> list[str]:
+    """The datasets for which a stage can run: all, but for a stage that names its dataset."""
+    if "matrix" in STAGES[stage]:
+        return DATASETS
+    words = shlex.split(STAGES[stage]["cmd"])
+    return [words[words.index("--dataset") + 1]]
+
+
+def paths_of(entries: list[Any]) -> list[str]:
+    return [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
+
+
+def outs_of(stage: str) -> list[str]:
+    return [
+        path
+        for kind in ("outs", "metrics", "plots")
+        for path in paths_of(STAGES[stage].get(kind, []))
+    ]
+
+
+def module_of(stage: str) -> str:
+    words = shlex.split(STAGES[stage]["cmd"])
+    assert words[:2] == ["python", "-m"]
+    return words[2]
+
+
+def file_of(module: str) -> Path | None:
+    base = ROOT.joinpath(*module.split("."))
+    files = [base.with_suffix(".py"), base / "__init__.py"]
+    return next((file for file in files if file.is_file()), None)
+
+
+@cache
+def tree_of(module: str) -> ast.Module:
+    file = file_of(module)
+    assert file, f"{module}: no such module"
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+@cache
+def imports_of(module: str) -> frozenset[str]:
+    """Modules of the project that `module` imports, at its top or inside a function."""
+    found = set()
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: relative import in line {node.lineno}"
+            source = str(node.module)
+            inner = {f"{source}.{alias.name}" for alias in node.names}
+            found |= {name if file_of(name) else source for name in inner}
+    return frozenset(name for name in found if name.split(".")[0] == "stages")
+
+
+def closure_of(module: str) -> set[str]:
+    seen, todo = set(), [module]
+    while todo:
+        name = todo.pop()
+        if name not in seen:
+            seen.add(name)
+            todo += imports_of(name)
+    return seen
+
+
+def modules() -> list[str]:
+    """All modules of the project but the empty `__init__.py`."""
+    files = sorted((ROOT / "stages").rglob("*.py"))
+    return [
+        ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        for file in files
+        if file.name != "__init__.py"
+    ]
+
+
+def sections_of(stage: str) -> dict[str, type[Params]]:
+    """Sections of params.yaml that the module of a stage reads, with their classes."""
+    module = module_of(stage)
+    calls = [
+        node
+        for node in ast.walk(tree_of(module))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "read_params"
+    ]
+    found = {}
+    for call in calls:
+        kind, _, section = call.args
+        assert isinstance(kind, ast.Name)
+        found[ast.literal_eval(section)] = getattr(importlib.import_module(module), kind.id)
+    return found
+
+
+def options_of(stage: str) -> tuple[set[str], set[str]]:
+    """Names of the options of `main`: all, and those without a default."""
+    module = module_of(stage)
+    (main,) = (
+        node
+        for node in tree_of(module).body
+        if isinstance(node, ast.FunctionDef) and node.name == "main"
+    )
+    assert not main.args.args, f"{module}.main: options must be keyword-only"
+    names = ["--" + arg.arg.strip("_").replace("_", "-") for arg in main.args.kwonlyargs]
+    needed = [n for n, d in zip(names, main.args.kw_defaults, strict=True) if d is None]
+    return set(names), set(needed)
+
+
+def options_in(words: list[str]) -> set[str]:
+    return {word for word in words if word.startswith("--")}
+
+
+def test_init_files_are_empty() -> None:
+    files = sorted((ROOT / "stages").rglob("__init__.py"))
+    assert len(files) >= 5
+    assert [file for file in files if file.read_text(encoding="utf-8")] == []
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_code_deps_are_the_import_closure(stage: str) -> None:
+    declared = [dep for dep in paths_of(STAGES[stage]["deps"]) if dep.endswith(".py")]
+    closure = {file_of(module) for module in closure_of(module_of(stage))}
+    needed = {file.relative_to(ROOT).as_posix() for file in closure if file}
+    assert declared == sorted(needed - {f for f in needed if f.endswith("__init__.py")})
+
+
+def test_every_module_serves_a_stage() -> None:
+    used = set().union(*(closure_of(module_of(stage)) for stage in STAGES))
+    assert set(modules()) - used == TOOLS
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stage_is_named_like_its_module(stage: str) -> None:
+    assert module_of(stage).rpartition(".")[2] == stage
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_paths_in_cmd_are_deps_and_outs(stage: str) -> None:
+    given = [word for word in shlex.split(STAGES[stage]["cmd"]) if "/" in word]
+    known = paths_of(STAGES[stage]["deps"]) + outs_of(stage)
+    data = [path for path in known if not path.endswith(".py")]
+    assert given
+
+    def covers(folder: str, path: str) -> bool:
+        return Path(path).is_relative_to(folder)
+
+    assert [g for g in given if not any(covers(g, path) for path in data)] == []
+    assert [path for path in data if not any(covers(g, path) for g in given)] == []
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_cmd_gives_the_options_of_main(stage: str) -> None:
+    known, needed = options_of(stage)
+    given = options_in(shlex.split(STAGES[stage]["cmd"]))
+    assert needed <= given <= known
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_docstring_shows_a_command_with_the_options_of_main(stage: str) -> None:
+    _, command = str(ast.get_docstring(tree_of(module_of(stage)))).split("python -m ", 1)
+    words = shlex.split(command.split("\n\n")[0])
+    known, needed = options_of(stage)
+    assert words[0] == module_of(stage)
+    assert needed <= options_in(words) <= known
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stage_declares_the_params_that_it_reads(stage: str) -> None:
+    declared = [entry.split(".")[-1] for entry in STAGES[stage].get("params", [])]
+    assert sorted(declared) == sorted(sections_of(stage))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_sections_hold_exactly_the_fields_of_their_class(stage: str) -> None:
+    for section, kind in sections_of(stage).items():
+        for dataset in datasets_of(stage):
+            kind.model_validate_json(json.dumps(PARAMS[dataset][section]))  # as read_params does
+
+
+def test_params_have_no_defaults() -> None:
+    for module in modules():
+        importlib.import_module(module)
+
+    def below(kind: type[Params]) -> Iterator[type[Params]]:
+        for inner in kind.__subclasses__():
+            yield inner
+            yield from below(inner)
+
+    kinds = [kind for kind in below(Params) if kind.__module__.startswith("stages.")]
+    assert {k.__name__ for k in kinds} >= {"DemoParams", "SvmParams", "SourceParams", "ArenaReader"}
+    optional = [
+        f"{kind.__name__}.{name}"
+        for kind in kinds
+        for name, field in kind.model_fields.items()
+        if not field.is_required()
+    ]
+    assert optional == []
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_every_section_of_a_dataset_is_declared_by_a_stage(dataset: str) -> None:
+    declared = {
+        section.replace(DATASET, dataset).split(".")[1]
+        for stage in STAGES
+        if dataset in datasets_of(stage)
+        for section in STAGES[stage].get("params", [])
+    }
+    assert set(PARAMS[dataset]) == declared
+
+
+def test_datasets_to_build_have_sections() -> None:
+    assert PARAMS["datasets"]
+    assert set(PARAMS["datasets"]) <= set(DATASETS)
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_ensemble_members_are_deps_of_the_ensemble(dataset: str) -> None:
+    deps = {dep.replace(DATASET, dataset) for dep in paths_of(STAGES["ensemble"]["deps"])}
+    members = PARAMS[dataset]["ensemble"]["members"]
+    assert {f"data/{dataset}/predictions/{member}.parquet" for member in members} <= deps
+
+
+def test_lock_knows_no_stage_that_there_is_not() -> None:
+    if not (ROOT / "dvc.lock").exists():
+        pytest.skip("no dvc.lock yet: nothing was built")
+    names = set()
+    for stage, content in STAGES.items():
+        axes = [
+            DATASETS if axis == "${datasets}" else axis
+            for axis in content.get("matrix", {}).values()
+        ]
+        names |= {"@".join(filter(None, [stage, "-".join(p)])) for p in itertools.product(*axes)}
+    assert set(read("dvc.lock")["stages"]) - names == set()
+
+
+@pytest.mark.parametrize("module", modules())
+def test_modules_import_only_base_and_siblings(module: str) -> None:
+    folder = module.rpartition(".")[0]
+
+    def allowed(imported: str) -> bool:
+        if folder == "stages.base" or imported.startswith("stages.base."):
+            return imported.startswith("stages.base.")
+        if imported.startswith("stages.readers."):  # formats, that ingest joins
+            return module == "stages.ingest" or folder == "stages.readers"
+        parent, _, name = imported.rpartition(".")
+        return parent == folder and name.startswith("_")
+
+    assert [name for name in sorted(imports_of(module)) if not allowed(name)] == []
+
+
+def test_columns_of_the_competition_stand_only_where_files_are_read_and_written() -> None:
+    files = [*(ROOT / "stages").rglob("*.py"), ROOT / "dvc.yaml"]
+    named = {
+        file.relative_to(ROOT).as_posix()
+        for file in files
+        if "winner_model_" in file.read_text(encoding="utf-8")
+    }
+    assert named == {"stages/demo.py", "stages/readers/arena.py"}
+
+
+WATCH = """
+import importlib, os, sys
+
+def hook(event, args):
+    writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
+    if writes or event in {"os.mkdir", "os.rename", "os.remove"}:
+        print("writes", args)
+
+sys.addaudithook(hook)
+for module in sys.argv[1].split():
+    importlib.import_module(module)
+    for heavy in sorted(set(sys.argv[2].split()) & sys.modules.keys()):
+        sys.exit(f"{module} imports {heavy}")
+"""
+
+
+def test_importing_a_stage_writes_nothing_and_loads_no_heavy_library() -> None:
+    command = [sys.executable, "-B", "-c", WATCH, " ".join(modules()), " ".join(sorted(HEAVY))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stdout + done.stderr == ""
+    assert done.returncode == 0
