@@ -7,6 +7,7 @@ from scipy import sparse
 
 from stages.base.tasks import Block, Floats
 
+ROWS = 4096  # weighed at a time: bounds the memory
 WORD = "word "  # prefix of the names of word n-grams; character n-grams have another
 
 
@@ -28,10 +29,13 @@ def weigh(block: Block, idf: Floats) -> sparse.csr_matrix:
 
     The word part and the character part of each text have length 1 each.
     """
-    X = block.X.copy()
-    X.data = X.data * idf[X.indices]
+    X, data = block.X, np.empty_like(block.X.data, np.float32)
     is_word = np.array([name.startswith(WORD) for name in block.names])
-    part = 2 * np.repeat(np.arange(X.shape[0]), np.diff(X.indptr)) + is_word[X.indices]
-    length = np.sqrt(np.bincount(part, np.square(X.data, dtype=np.float64)))
-    X.data /= length[part].astype(np.float32)
-    return X
+    for first in range(0, X.shape[0], ROWS):
+        starts = X.indptr[first : first + ROWS + 1]
+        here = slice(starts[0], starts[-1])
+        values = X.data[here] * idf[X.indices[here]]
+        part = 2 * np.repeat(np.arange(len(starts) - 1), np.diff(starts)) + is_word[X.indices[here]]
+        length = np.sqrt(np.bincount(part, np.square(values, dtype=np.float64)))
+        data[here] = values / length[part]
+    return sparse.csr_matrix((data, X.indices, X.indptr), shape=X.shape)

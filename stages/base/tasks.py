@@ -87,6 +87,14 @@ class Preference(Task):
         """Exchange the columns of a and b in targets or probabilities `(n_rows, 3)`."""
         return values[:, [1, 0, 2]]
 
+    def scores(self, utility: Floats, tie: Floats) -> Floats:
+        """Scores `(n_rows, 3)` of a symmetric model: u for a, -u for b, t for the tie."""
+        return np.column_stack([utility, -utility, tie])
+
+    def slopes(self, by_scores: Floats) -> tuple[Floats, Floats]:
+        """Slopes of a loss by utility and by tie, from its slopes by `scores`, `(n_rows, 3)`."""
+        return by_scores[:, 0] - by_scores[:, 1], by_scores[:, 2]
+
     def swap_class_numbers(self, y: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
         """Exchange the class numbers of a and b."""
         return np.array([1, 0, 2])[y]

@@ -17,6 +17,9 @@ from stages.base.tasks import Block, Design, Floats, Matrix, Part, Preference
 FeatureSets = Mapping[str, Mapping[str, Block]]  # feature set -> text column -> block
 
 
+LARGEST = 3.0  # standard deviations; what lies further out is pulled in (docs/log.md)
+
+
 class SourceParams(Params):
     """How a model takes a feature set: the parts of the pair, scaling, and a factor on all columns.
 
@@ -104,4 +107,4 @@ def _moments(design: Design) -> tuple[Floats, Floats]:
 def _standardise(X: Matrix, mean: Floats, scale: Floats) -> Matrix:
     if sparse.issparse(X):
         return (X @ sparse.diags_array(1 / scale)).tocsr()
-    return (X - mean) / scale
+    return np.clip((X - mean) / scale, -LARGEST, LARGEST)

@@ -1,7 +1,7 @@
-"""What a model is fitted on: rows with one class and a weight each, both orders, balanced."""
+"""What a model is fitted on: rows with one class and a weight each, balanced."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -15,21 +15,41 @@ Balance: TypeAlias = Literal["none", "weights", "oversampling"]
 
 @dataclass(frozen=True)
 class Sample:
-    """Rows `X`, class numbers `y`, weights and groups.
+    """Rows `X` (the first `n_odd` columns odd), class numbers `y`, weights and groups.
 
     Soft targets stand as one weighted row a class.
     """
 
+    task: Preference
     X: Matrix
+    n_odd: int
     y: npt.NDArray[np.intp]
     weight: Floats
     group: npt.NDArray[np.integer]
-    n_classes: int
+
+    @property
+    def n_classes(self) -> int:
+        """The number of classes of the task, also of those that the sample lacks."""
+        return len(self.task.classes)
 
     def take(self, rows: Indices) -> "Sample":
         """Some of the rows."""
-        return Sample(
-            self.X[rows], self.y[rows], self.weight[rows], self.group[rows], self.n_classes
+        return replace(
+            self,
+            X=self.X[rows],
+            y=self.y[rows],
+            weight=self.weight[rows],
+            group=self.group[rows],
+        )
+
+    def both_orders(self) -> "Sample":
+        """All rows, and behind them all rows with A and B exchanged."""
+        return replace(
+            self,
+            X=vstack([self.X, self.task.swap_design(self.X, self.n_odd)]),
+            y=np.concatenate([self.y, self.task.swap_class_numbers(self.y)]),
+            weight=np.tile(self.weight, 2),
+            group=np.tile(self.group, 2),
         )
 
     def splits(self, n: int, seed: int) -> Iterator[tuple[Indices, Indices]]:
@@ -49,7 +69,7 @@ def make_sample(
     balance: Balance,
     seed: int,
 ) -> Sample:
-    """A sample of all rows in both orders.
+    """A sample of all rows.
 
     Args:
         task: Knows the swap.
@@ -57,9 +77,8 @@ def make_sample(
         targets: `(n_rows, n_classes)`; rows sum to 1.
         group: `(n_rows,)`.
         balance: `weights` gives each class the same total weight, `oversampling` repeats rows of
-        the rarer classes at random
-            until all are as frequent as the most frequent. Both move the predicted probabilities
-            away from the frequencies.
+            the rarer classes at random until all are as frequent as the most frequent. Both move
+            the predicted probabilities away from the frequencies.
         seed: Of the oversampling.
     """
     row, y = np.nonzero(targets)
@@ -71,14 +90,7 @@ def make_sample(
         drawn = _oversample(y, seed)
         row, y, weight = row[drawn], y[drawn], weight[drawn]
     X = design.X if np.array_equal(row, np.arange(design.X.shape[0])) else design.X[row]
-    turned = task.swap_class_numbers(y)
-    return Sample(
-        X=vstack([X, task.swap_design(X, design.n_odd)]),
-        y=np.concatenate([y, turned]),
-        weight=np.concatenate([weight, weight]),
-        group=np.concatenate([group[row], group[row]]),
-        n_classes=targets.shape[1],
-    )
+    return Sample(task, X, design.n_odd, y, weight, group[row])
 
 
 def _oversample(y: npt.NDArray[np.intp], seed: int) -> Indices:

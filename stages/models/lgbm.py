@@ -90,7 +90,7 @@ def fit(sample: Sample, params: LgbmParams, seed: int) -> Lgbm:
         booster = lightgbm.train(settings, data, rounds, **watch)
         return Lgbm(booster), booster.best_iteration if watch else rounds
 
-    return fit_rounds(sample, params.stopping, params.rounds, seed, grow)
+    return fit_rounds(sample.both_orders(), params.stopping, params.rounds, seed, grow)
 
 
 def main(

@@ -14,9 +14,12 @@ from typing import Annotated
 
 import numpy as np
 from pydantic import Field
+from scipy.optimize import minimize
+from scipy.special import log_softmax
 
 from stages.base.cli import run
 from stages.base.params import read_params
+from stages.base.tasks import Floats
 from stages.models._design import SourceParams
 from stages.models._linear import Linear
 from stages.models._sample import Sample
@@ -32,13 +35,46 @@ class LogregParams(ModelParams):
     style: SourceParams
 
 
-def fit(sample: Sample, params: LogregParams, seed: int) -> Linear:  # noqa: ARG001 - the solver draws nothing
-    """Fit with Newton's method and conjugate gradients, on sparse text faster than L-BFGS."""
-    from sklearn.linear_model import LogisticRegression
+def fit(sample: Sample, params: LogregParams, seed: int) -> Linear:  # noqa: ARG001 - draws nothing
+    """Fit to the optimum of scikit-learn's LogisticRegression on both orders of the sample.
 
-    model = LogisticRegression(C=params.C, solver="newton-cg", max_iter=200)
-    model.fit(sample.X, sample.y, sample.weight)
-    return Linear(model.coef_.astype(np.float32), model.intercept_.astype(np.float32))
+    By symmetry the optimum gives an odd column opposite weights for a and b and none for the tie,
+    and an even one the same for a and b. With w for odd columns and v (tie minus a) for even ones,
+    its penalty is |w|^2 + |v|^2 / 3, and both orders have the same loss: a problem of half the rows
+    and a third of the weights, six times faster than Newton's method on the whole.
+    """
+    X = sample.X.astype(np.float64)
+    odd, even = X[:, : sample.n_odd], X[:, sample.n_odd :]
+    target = np.zeros((len(sample.y), sample.n_classes))
+    target[np.arange(len(sample.y)), sample.y] = sample.weight
+    total = 2 * sample.weight.sum()
+
+    def objective(flat: Floats) -> tuple[float, Floats]:
+        w, v, bias = flat[: sample.n_odd], flat[sample.n_odd : -1], flat[-1]
+        scores = log_softmax(sample.task.scores(odd @ w, even @ v + bias), axis=1)
+        penalty = (w @ w + v @ v / 3) / params.C
+        by_utility, by_tie = sample.task.slopes(np.exp(scores) * sample.weight[:, None] - target)
+        slope = [
+            2 * (odd.T @ by_utility + w / params.C),
+            2 * (even.T @ by_tie + v / (3 * params.C)),
+            [2 * by_tie.sum()],
+        ]
+        return (penalty - 2 * (target * scores).sum()) / total, np.concatenate(slope) / total
+
+    start = np.zeros(X.shape[1] + 1)
+    found = minimize(
+        objective,
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": 1000, "gtol": 1e-6, "ftol": 1e-12},
+    ).x
+    w, v, bias = found[: sample.n_odd], found[sample.n_odd : -1], found[-1]
+    utility, tie = np.pad(w, (0, len(v))), np.pad(v, (len(w), 0))
+    return Linear(
+        coef=sample.task.scores(utility, tie).T.astype(np.float32),
+        intercept=sample.task.scores(np.zeros(1), np.array([bias]))[0].astype(np.float32),
+    )
 
 
 def main(

@@ -96,7 +96,7 @@ def fit(sample: Sample, params: MlpParams, seed: int) -> Mlp:
     def descend(part: Sample, rounds: int, holdout: Sample | None) -> tuple[Mlp, int]:
         return _descend(part, rounds, holdout, params, seed)
 
-    return fit_rounds(sample, params.stopping, params.rounds, seed, descend)
+    return fit_rounds(sample.both_orders(), params.stopping, params.rounds, seed, descend)
 
 
 def _descend(

@@ -12,6 +12,7 @@ cross-validation inside the fold that keeps groups and both orders together.
 """
 
 from pathlib import Path
+from threading import Lock
 from typing import Annotated
 
 import numpy as np
@@ -25,6 +26,11 @@ from stages.models._linear import Linear
 from stages.models._sample import Sample
 from stages.models._search import ModelParams
 from stages.models._train import train
+
+TOLERANCE = 1e-2  # liblinear's own default is 0.1; 1e-4 takes three times as long for the same loss
+ONE_AT_A_TIME = (
+    Lock()
+)  # liblinear draws from one generator a process: folds would disturb each other
 
 
 class SvmParams(ModelParams):
@@ -40,6 +46,7 @@ def fit(sample: Sample, params: SvmParams, seed: int) -> Linear:
     """Fit machines and calibration: both are linear, so together they are one linear model."""
     from sklearn.linear_model import LogisticRegression
 
+    sample = sample.both_orders()
     margins = np.empty((len(sample.y), sample.n_classes))
     for fitted, held in sample.splits(params.calibration_folds, seed):
         coef, intercept = _machines(sample.take(fitted), params, seed)
@@ -56,8 +63,10 @@ def _machines(sample: Sample, params: SvmParams, seed: int) -> tuple[Floats, Flo
     """Coefficients `(n_classes, n_features)` and intercepts `(n_classes,)` of one-vs-rest SVMs."""
     from sklearn.svm import LinearSVC
 
-    machine = LinearSVC(C=params.C, dual=False, random_state=seed, max_iter=10_000)
-    machine.fit(sample.X, sample.y, sample.weight)
+    # Dual coordinate descent: at a small C five times faster than the primal solver.
+    machine = LinearSVC(C=params.C, dual=True, tol=TOLERANCE, random_state=seed, max_iter=10_000)
+    with ONE_AT_A_TIME:
+        machine.fit(sample.X, sample.y, sample.weight)
     return machine.coef_, machine.intercept_
 
 

@@ -99,7 +99,7 @@ def fit(sample: Sample, params: XgbParams, seed: int) -> Xgb:
         booster = xgboost.train(settings, data, rounds, **watch)
         return Xgb(booster), booster.best_iteration + 1 if watch else rounds
 
-    return fit_rounds(sample, params.stopping, params.rounds, seed, grow)
+    return fit_rounds(sample.both_orders(), params.stopping, params.rounds, seed, grow)
 
 
 def main(

@@ -6,6 +6,7 @@ from scipy import sparse
 
 from stages.base.idf import fit_idf
 from stages.base.tasks import Block
+from stages.models import _design
 from stages.models._design import Encoder, SourceParams
 
 EVEN = ("magnitude", "sum", "prompt")
@@ -15,9 +16,12 @@ def source(*parts, scale="none", weight=1.0):
     return SourceParams(parts=parts, scale=scale, weight=weight)
 
 
-def test_standard_scale_gives_variance_one_and_keeps_the_sign_of_odd_columns(task, sets, folds):
+def test_standard_scale_gives_variance_one_and_keeps_the_sign_of_odd_columns(
+    task, sets, folds, monkeypatch
+):
     sources = {"style": source("difference", *EVEN, scale="standard")}
     rows = folds.train(0)
+    monkeypatch.setattr(_design, "LARGEST", np.inf)
     design = Encoder.fit(task, sources, sets, rows)(sets, rows)
     odd, even = design.X[:, : design.n_odd], design.X[:, design.n_odd :]
     np.testing.assert_allclose(np.square(odd).mean(axis=0), 1, rtol=1e-4)
@@ -25,6 +29,13 @@ def test_standard_scale_gives_variance_one_and_keeps_the_sign_of_odd_columns(tas
     np.testing.assert_allclose(even.std(axis=0), 1, rtol=1e-4)
     a, b = (sets["style"][key].X[rows] for key in ("response_a", "response_b"))
     np.testing.assert_array_equal(np.sign(odd), np.sign(a - b))
+
+
+def test_standard_scale_pulls_outliers_in(task, sets, folds):
+    rows = folds.train(0)
+    encoder = Encoder.fit(task, {"style": source("difference", scale="standard")}, sets, rows)
+    far = {key: Block(block.X * 1e3, block.names) for key, block in sets["style"].items()}
+    assert np.abs(encoder({"style": far}, rows).X).max() == 3
 
 
 @pytest.mark.parametrize("name", ["tfidf", "style", "word2vec", "lsa"])

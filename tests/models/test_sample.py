@@ -16,7 +16,8 @@ def design():
 
 def make(task, design, balance="none", targets=None, seed=0):
     targets = np.eye(3)[CLASSES] if targets is None else targets
-    return make_sample(task, design, targets, np.arange(len(targets)) // 2, balance, seed)
+    groups = np.arange(len(targets)) // 2
+    return make_sample(task, design, targets, groups, balance, seed).both_orders()
 
 
 @pytest.mark.parametrize("is_sparse", [False, True])
