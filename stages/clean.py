@@ -13,7 +13,7 @@ which have no spaces, character by character (n-grams of them do the work of wor
 lower-case what they stem, as NLTK's do.
 
     python -m stages.clean --dataset demo --labels data/demo/labels.json \
-        --rows data/demo/rows.parquet --clean data/demo/clean.parquet
+        --rows data/demo/augmented/rows.parquet --clean data/demo/clean.parquet
 """
 
 import html
@@ -28,9 +28,9 @@ from typing import Any, Literal
 import pandas as pd
 from tqdm import tqdm
 
+from stages._nltk import GET_WORDNET, from_nltk_data
 from stages.base import parallel
 from stages.base.cli import run
-from stages.base.errors import InputError
 from stages.base.params import Params, read_params
 from stages.base.tables import ID, read_table, write_table
 from stages.base.tasks import read_task
@@ -176,11 +176,7 @@ def make_lemmatizer() -> Callable[[str], str]:
     """
     from nltk.corpus import wordnet
 
-    how = (
-        "get it with `python -m nltk.downloader wordnet`, or fit Debian's package wordnet-base "
-        "into NLTK's layout: `python -m stages.wordnet --from /usr/share/wordnet --to ~/nltk_data`"
-    )
-    from_nltk_data("lemmatize: wordnet", how, lambda: wordnet.morphy("words", "n"))
+    from_nltk_data("lemmatize: wordnet", GET_WORDNET, lambda: wordnet.morphy("words", "n"))
     function_words = make_stop_words("sklearn") | {"does"}
 
     def lemma(word: str) -> str:
@@ -190,23 +186,6 @@ def make_lemmatizer() -> Callable[[str], str]:
         return wordnet.morphy(word, "v") or word
 
     return lemma
-
-
-def from_nltk_data(param: str, how: str, read: Callable[[], Any]) -> Any:
-    """What `read` gets from NLTK's data folders.
-
-    Raises:
-        InputError: The data are not there or damaged; the message says `how` to get them.
-    """
-    import nltk
-
-    try:
-        return read()
-    except (LookupError, OSError, ValueError) as error:
-        what = "is not installed" if isinstance(error, LookupError) else f"cannot be read ({error})"
-        raise InputError(
-            f"{param}: the NLTK corpus {what}; expected in one of {nltk.data.path}: {how}"
-        ) from error
 
 
 def clean_texts(texts: pd.DataFrame, params: CleanParams) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 r"""Blend the models: weights on the simplex that minimise the out-of-fold log loss.
 
-In: out-of-fold and test predictions of the members, and folds. Out: blended predictions and the
+In: predictions of the members, and folds. Out: blended predictions and the
 weights. The blend is judged nested: the rows of a fold are blended with weights (and temperature)
 that were fitted on the other folds, and these are the out-of-fold predictions that are written;
 rows outside the train part get the weights fitted on all. Temperature scaling (Guo et al. 2017) is
@@ -57,26 +57,26 @@ class EnsembleParams(Params):
 class Blend:
     """Mixture of weights `(n_members,)`, raised to 1 / `temperature`."""
 
+    task: Task
     weights: Floats
     temperature: float
 
     def __call__(self, members: Floats) -> Floats:
         """Blend probabilities `(n_members, n_rows, n_classes)` to `(n_rows, n_classes)`."""
         mixed = np.tensordot(self.weights, members, axes=1)
-        sharpened = mixed ** (1 / self.temperature)
-        blended: Floats = sharpened / sharpened.sum(axis=1, keepdims=True)
-        return blended
+        return self.task.sharpen(mixed, self.temperature)
 
 
-def log_loss(targets: Floats, probabilities: Floats) -> float:
+def log_loss(task: Task, targets: Floats, probabilities: Floats) -> float:
     """Mean log loss of probabilities `(n_rows, n_classes)` under (soft) targets of that shape."""
-    return float(-(targets * np.log(np.clip(probabilities, 1e-15, None))).sum(axis=1).mean())
+    return float(task.row_losses(targets, probabilities).mean())
 
 
-def fit_blend(members: Floats, targets: Floats, *, calibrate: bool) -> Blend:
+def fit_blend(task: Task, members: Floats, targets: Floats, *, calibrate: bool) -> Blend:
     """Fit weights (a convex problem) and, with `calibrate`, then the temperature.
 
     Args:
+        task: Knows the loss.
         members: `(n_members, n_rows, n_classes)`.
         targets: `(n_rows, n_classes)`.
         calibrate: False leaves the temperature at 1.
@@ -84,9 +84,9 @@ def fit_blend(members: Floats, targets: Floats, *, calibrate: bool) -> Blend:
     from scipy.optimize import minimize, minimize_scalar
 
     def loss(weights: Floats) -> tuple[float, Floats]:
-        mixed = np.clip(np.tensordot(weights, members, axes=1), 1e-15, None)
-        slope = -np.einsum("rc,mrc->m", targets / mixed, members) / len(targets)
-        return log_loss(targets, mixed), slope
+        mixed = np.tensordot(weights, members, axes=1)
+        slope = np.einsum("rc,mrc->m", task.loss_slopes(targets, mixed), members) / len(targets)
+        return log_loss(task, targets, mixed), slope
 
     start = np.full(len(members), 1 / len(members))
     found = minimize(
@@ -99,26 +99,27 @@ def fit_blend(members: Floats, targets: Floats, *, calibrate: bool) -> Blend:
         options={"ftol": 1e-12, "maxiter": 1000},
     )
     weights = np.where(found.x > 1e-6, found.x, 0)  # what the solver leaves near 0 is noise
-    blend = Blend(weights / weights.sum(), 1.0)
+    blend = Blend(task, weights / weights.sum(), 1.0)
     if not calibrate:
         return blend
     mixed = blend(members)[None]
     one = np.ones(1)
     best = minimize_scalar(
-        lambda t: log_loss(targets, Blend(one, float(np.exp(t)))(mixed)),
+        lambda t: log_loss(task, targets, Blend(task, one, float(np.exp(t)))(mixed)),
         bounds=(-2, 2),
         method="bounded",
         options={"xatol": 1e-6},
     )
-    return Blend(blend.weights, float(np.exp(best.x)))
+    return Blend(task, blend.weights, float(np.exp(best.x)))
 
 
 def nested(
-    members: Floats, folds: Folds, judged: Rows, *, calibrate: bool
+    task: Task, members: Floats, folds: Folds, judged: Rows, *, calibrate: bool
 ) -> tuple[float, dict[int, Blend]]:
     """Judge a blend on rows that it was not fitted on: their log loss, and the blend of each fold.
 
     Args:
+        task: Knows the loss.
         members: `(n_members, n_rows, n_classes)`.
         folds: For all rows.
         judged: `(n_rows,)`, the rows to fit and to judge on.
@@ -137,8 +138,11 @@ def nested(
     total = 0.0
     for fold in common:
         fitted, held = judged & (folds.fold != fold), judged & (folds.fold == fold)
-        blends[fold] = fit_blend(members[:, fitted], folds.targets[fitted], calibrate=calibrate)
-        total += held.sum() * log_loss(folds.targets[held], blends[fold](members[:, held]))
+        blends[fold] = fit_blend(
+            task, members[:, fitted], folds.targets[fitted], calibrate=calibrate
+        )
+        blended = blends[fold](members[:, held])
+        total += held.sum() * log_loss(task, folds.targets[held], blended)
     return total / judged.sum(), blends
 
 
@@ -160,8 +164,8 @@ def read_members(folder: Path, names: tuple[str, ...], ids: pd.Series, task: Tas
             stacks[prefix] = np.stack([t.reindex(ids)[columns].to_numpy() for t in tables.values()])
     for name, values in zip(names, stacks[PREDICTION], strict=True):
         known = values[~np.isnan(values).any(axis=1)]
-        if (known < 0).any() or not np.allclose(known.sum(axis=1), 1, atol=1e-6):
-            raise InputError(f"{folder / name}.parquet: got rows that do not sum to 1")
+        if fault := task.fault(known):
+            raise InputError(f"{folder / name}.parquet: got {fault}; expected probabilities")
     return stacks
 
 
@@ -184,12 +188,12 @@ def main(
     complete = ~np.isnan(stacks[PREDICTION]).any(axis=(0, 2))
     judged = complete & (stored.part == TRAIN)
     plain, calibrated = (
-        nested(stacks[PREDICTION], stored, judged, calibrate=calibrate)
+        nested(task, stacks[PREDICTION], stored, judged, calibrate=calibrate)
         for calibrate in (False, True)
     )
     keep = calibrated[0] < plain[0]
     blends = (calibrated if keep else plain)[1]
-    final = fit_blend(stacks[PREDICTION][:, judged], stored.targets[judged], calibrate=keep)
+    final = fit_blend(task, stacks[PREDICTION][:, judged], stored.targets[judged], calibrate=keep)
     started = time.perf_counter()
     blended = {prefix: apply(blends, final, stack, stored) for prefix, stack in stacks.items()}
     seconds = time.perf_counter() - started

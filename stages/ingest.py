@@ -1,9 +1,11 @@
 r"""From raw files to rows: what can be used, what cannot and why.
 
-In: the raw folder of a dataset. Out: `rows.parquet` (id, part, the texts as lists of turns, targets
-`y_<class>`, NaN in the test part, and `truth_<class>` where the dataset comes with a known judge),
-`rejects.parquet` (file, line, id and reason of every raw row that did not become a row, so that
-rows + rejects = raw rows) and `labels.json` (kind of task, ordered classes).
+In: the raw folder of a dataset. Out: `rows.parquet` (id, part, the text or, of a preference, the
+texts as lists of turns, targets `y_<class>`, NaN in the test part, and `truth_<class>` where the
+dataset comes with a known judge), `rejects.parquet` (file, line, id and reason of every raw row
+that did not become a row, so that rows + rejects = raw rows) and `labels.json` (kind of task,
+ordered classes). A row that the params leave out on purpose (of several labels where the task has
+one) is a reject too, but is counted apart and is no fault.
 
 Nothing is written where a file is missing or of the wrong shape, where too many rows are rejected,
 or where the sample submission or the truth does not fit. A reader (`stages/readers/`) knows the
@@ -23,19 +25,21 @@ from typing import Annotated, Any, Literal, TypeAlias
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import Field
+from pydantic import Field, model_validator
 from tqdm import tqdm
 
 from stages.base.cli import run
 from stages.base.errors import InputError
-from stages.base.folds import TEST, TRAIN
+from stages.base.folds import DEV, TEST, TRAIN
 from stages.base.params import Params, read_params
 from stages.base.tables import ID, PART, TARGET, TRUTH, atomic, write_json
-from stages.base.tasks import Preference
+from stages.base.tasks import TASKS, Task
 from stages.readers.arena import ArenaReader
 from stages.readers.rows import (
+    LEFT_OUT,
     Reject,
     Row,
+    are_probabilities,
     as_number,
     csv_faults,
     csv_header,
@@ -43,26 +47,18 @@ from stages.readers.rows import (
     is_distribution,
 )
 from stages.readers.table import TableReader
+from stages.readers.text import TextReader
 
 log = logging.getLogger("verdict")
 
-TASK = Preference()
-UNLABELLED = (float("nan"),) * len(TASK.classes)
 BATCH = 1_000  # rows that are Python objects at once
 ROW_GROUP = 10_000  # rows; small enough for readers that stream
 
 # Part, file, and what the reader made of the record.
 Sourced: TypeAlias = tuple[str, str, Row | Reject]
 Probabilities: TypeAlias = tuple[float, ...]
+AnyReader: TypeAlias = ArenaReader | TableReader | TextReader
 
-ROWS = pa.schema(
-    [
-        (ID, pa.string()),
-        (PART, pa.string()),
-        *[(name, pa.list_(pa.string())) for name in TASK.text_columns],
-        *[(TARGET + name, pa.float64()) for name in TASK.classes],
-    ]
-)
 REJECTS = pa.schema(
     [("file", pa.string()), ("line", pa.int64()), (ID, pa.string()), ("reason", pa.string())]
 )
@@ -71,22 +67,47 @@ REJECTS = pa.schema(
 class IngestParams(Params):
     """What the raw files are, and how much of them may be lost.
 
-    `sample` is the sample submission, `truth` a CSV of id, a, b, tie (the probabilities of a known
-    judge); null where there is none. `max_reject_share` is a share of the raw rows of both parts.
+    `sample` is the sample submission, `truth` a CSV of id and one column a class (the probabilities
+    of a known judge); null where there is none. `max_reject_share` is a share of the raw rows of
+    all parts.
     """
 
-    task: Literal["preference"]
-    reader: Annotated[ArenaReader | TableReader, Field(discriminator="format")]
+    task: Literal["preference", "single_label", "multi_label"]
+    reader: Annotated[AnyReader, Field(discriminator="format")]
     sample: str | None
     truth: str | None
     max_reject_share: Annotated[float, Field(ge=0, le=1)]
 
+    @model_validator(mode="after")
+    def _fits(self) -> "IngestParams":
+        if self.reader.kind != self.task:
+            raise ValueError(
+                f"the reader and its label make a task {self.reader.kind!r}, got {self.task!r}"
+            )
+        if self.sample is not None and not self.reader.sample_columns:
+            raise ValueError("a sample submission wants a column of ids; expected sample: null")
+        return self
 
-def build(records: Iterable[Sourced]) -> tuple[Any, Any]:
+
+def row_schema(task: Task) -> Any:
+    """The columns of rows.parquet: a text is a string, the texts of a pair are lists of turns."""
+    text = pa.list_(pa.string()) if len(task.text_columns) > 1 else pa.string()
+    return pa.schema(
+        [
+            (ID, pa.string()),
+            (PART, pa.string()),
+            *[(name, text) for name in task.text_columns],
+            *[(TARGET + name, pa.float64()) for name in task.classes],
+        ]
+    )
+
+
+def build(records: Iterable[Sourced], task: Task) -> tuple[Any, Any]:
     """The Arrow tables of rows and rejects, in the order of the records.
 
     A row whose id an earlier row has is a reject.
     """
+    schema, unlabelled = row_schema(task), (float("nan"),) * len(task.classes)
     seen: set[str] = set()
     batches: list[Any] = []
     rows: list[tuple[Any, ...]] = []
@@ -98,11 +119,11 @@ def build(records: Iterable[Sourced]) -> tuple[Any, Any]:
             rejects.append((file, record.line, record.id, "duplicate id"))
         else:
             seen.add(record.id)
-            rows.append((record.id, part, *record.texts, *(record.target or UNLABELLED)))
+            rows.append((record.id, part, *record.texts, *(record.target or unlabelled)))
         if len(rows) == BATCH:
-            batches.append(_batch(rows, ROWS))
+            batches.append(_batch(rows, schema))
             rows = []
-    batches.append(_batch(rows, ROWS))
+    batches.append(_batch(rows, schema))
     return pa.Table.from_batches(batches), pa.Table.from_batches([_batch(rejects, REJECTS)])
 
 
@@ -112,44 +133,57 @@ def _batch(rows: list[tuple[Any, ...]], schema: Any) -> Any:
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def with_truth(rows: Any, truth: Mapping[str, Probabilities]) -> Any:
+def with_truth(rows: Any, truth: Mapping[str, Probabilities], task: Task) -> Any:
     """The rows with the columns `truth_<class>`, joined by id."""
     values = [truth[name] for name in rows[ID].to_pylist()]
-    for at, name in enumerate(TASK.classes):
+    for at, name in enumerate(task.classes):
         rows = rows.append_column(
             TRUTH + name, pa.array([value[at] for value in values], pa.float64())
         )
     return rows
 
 
-def measure(rows: Any, rejects: Any) -> dict[str, float]:
+def measure(rows: Any, rejects: Any, task: Task) -> dict[str, float]:
     """Counts, and the share of each class in the train part."""
     parts = Counter(rows[PART].to_pylist())
-    nulls = sum(pc.list_flatten(rows[name]).null_count for name in TASK.text_columns)
-    train = rows.filter(pc.equal(rows[PART], TRAIN))
-    return {
+    counts = {
         "raw_rows": len(rows) + len(rejects),
         "train_rows": parts[TRAIN],
         "test_rows": parts[TEST],
         "rejects": len(rejects),
-        "null_turns": nulls,
-        **{f"share_{name}": pc.mean(train[TARGET + name]).as_py() for name in TASK.classes},
     }
+    texts = [rows[name] for name in task.text_columns]
+    if pa.types.is_list(texts[0].type):
+        counts["null_turns"] = sum(pc.list_flatten(text).null_count for text in texts)
+    else:
+        blank = [pc.equal(pc.utf8_trim_whitespace(text), "") for text in texts]
+        counts["dev_rows"] = parts[DEV]
+        counts["left_out"] = len(rejects) - len(faulty(rejects))  # of the rejects
+        counts["empty_texts"] = sum(pc.sum(pc.cast(text, pa.int64())).as_py() for text in blank)
+    train = rows.filter(pc.equal(rows[PART], TRAIN))
+    shares = {f"share_{name}": pc.mean(train[TARGET + name]).as_py() for name in task.classes}
+    return counts | shares
 
 
-def reject_faults(rows: Any, rejects: Any, raw: Path, max_share: float) -> list[str]:
+def faulty(rejects: Any) -> Any:
+    """The rejects that have a fault: all but those that the params leave out."""
+    return rejects.filter(pc.invert(pc.starts_with(rejects["reason"], LEFT_OUT)))
+
+
+def reject_faults(rows: Any, rejects: Any, raw: Path, params: IngestParams) -> list[str]:
     """More rejects than allowed, with the most frequent reasons; a part that has no row left."""
-    n_raw = len(rows) + len(rejects)
+    n_raw, wrong = len(rows) + len(rejects), faulty(rejects)
     faults = []
-    if len(rejects) > max_share * n_raw:
-        share = len(rejects) / n_raw
+    if len(wrong) > params.max_reject_share * n_raw:
+        share = len(wrong) / n_raw
         faults.append(
-            f"{raw}: too many rejects, got {len(rejects)} of {n_raw} rows ({share:.2%}); "
-            f"expected at most max_reject_share = {max_share:.2%}. Most frequent reasons:"
-            + reasons(rejects, raw)
+            f"{raw}: too many rejects, got {len(wrong)} of {n_raw} rows ({share:.2%}); "
+            f"expected at most max_reject_share = {params.max_reject_share:.2%}. "
+            "Most frequent reasons:" + reasons(wrong, raw)
         )
-    parts = set(rows[PART].to_pylist())
-    return faults + [f"{raw}: no {part} row is left" for part in (TRAIN, TEST) if part not in parts]
+    left = set(rows[PART].to_pylist())
+    parts = [part for part, _ in params.reader.files]
+    return faults + [f"{raw}: no {part} row is left" for part in parts if part not in left]
 
 
 def reasons(rejects: Any, raw: Path) -> str:
@@ -169,24 +203,31 @@ def file_faults(raw: Path, params: IngestParams) -> list[str]:
     """Files that are missing or of the wrong shape, all of them."""
     reader = params.reader
     if not raw.is_dir():
-        return [f"{raw}: missing folder; expected one with {reader.train} and {reader.test}"]
-    faults = reader.faults(raw / reader.train, labelled=True)
-    faults += reader.faults(raw / reader.test, labelled=False)
+        files = " and ".join(file for _, file in reader.files)
+        return [f"{raw}: missing folder; expected one with {files}"]
+    faults = []
+    for part, file in reader.files:
+        faults += reader.faults(raw / file, labelled=part != TEST)
+    classes: tuple[str, ...] = ()
+    try:
+        classes = reader.classes(raw)
+    except InputError as error:
+        faults.append(str(error))
     if params.truth is not None:
-        faults += csv_faults(raw / params.truth, [ID, *TASK.classes])
+        faults += csv_faults(raw / params.truth, [ID, *classes])
     if params.sample is None:
         return faults
     sample, columns = raw / params.sample, list(reader.sample_columns)
     wrong = csv_faults(sample, columns)
-    if not wrong and csv_header(sample) != columns:
+    if not wrong and csv_header(sample)[: len(columns)] != columns:
         wrong = [f"{sample}: columns do not fit, got {csv_header(sample)}; expected {columns}"]
     return faults + wrong
 
 
-def read_records(raw: Path, reader: ArenaReader | TableReader) -> Iterator[Sourced]:
+def read_records(raw: Path, reader: AnyReader) -> Iterator[Sourced]:
     """All records of the raw files, the train part first."""
-    for part, file in ((TRAIN, reader.train), (TEST, reader.test)):
-        records = reader.read(raw / file, labelled=part == TRAIN)
+    for part, file in reader.files:
+        records = reader.read(raw / file, labelled=part != TEST)
         for record in tqdm(records, desc=file, unit=" rows", mininterval=1, disable=None):
             yield part, file, record
 
@@ -222,19 +263,23 @@ def of_file(rejects: Any, file: str) -> Any:
     return rejects.filter(pc.equal(rejects["file"], file))
 
 
-def read_truth(path: Path) -> tuple[dict[str, Probabilities], list[str]]:
+def read_truth(path: Path, task: Task) -> tuple[dict[str, Probabilities], list[str]]:
     """The probabilities by id, and what is wrong with the file."""
     truth: dict[str, Probabilities] = {}
     twice, wrong = [], []
     for record in csv_records(path):
         name = str(record.fields.get(ID))
-        values = tuple(as_number(record.fields.get(column)) for column in TASK.classes)
+        values = tuple(as_number(record.fields.get(column)) for column in task.classes)
         if name in truth:
             twice.append(record.line)
-        if record.fault or not is_distribution(values):
+        allowed = is_distribution if task.exclusive else are_probabilities
+        if record.fault or not allowed(values):
             wrong.append(record.line)
         truth[name] = values
-    checks = {"an id that came before": twice, "no three probabilities that sum to 1": wrong}
+    checks = {
+        "an id that came before": twice,
+        "no probabilities" + " that sum to 1" * task.exclusive: wrong,
+    }
     return truth, [
         f"{path}: got {len(lines)} rows with {what}, the first in line {lines[0]}; "
         "expected each id once, with its probabilities"
@@ -270,16 +315,17 @@ def main(
     params = read_params(IngestParams, dataset, "ingest")
     log.info("ingest: reading %s as %s", raw, params.reader.format)
     refuse(raw, file_faults(raw, params))
-    kept, lost = build(read_records(raw, params.reader))
-    faults = reject_faults(kept, lost, raw, params.max_reject_share)
+    task = TASKS[params.task](params.reader.classes(raw))
+    kept, lost = build(read_records(raw, params.reader), task)
+    faults = reject_faults(kept, lost, raw, params)
     faults += sample_faults(raw, params, kept, lost)
     truth = None
     if params.truth is not None:
-        truth, wrong = read_truth(raw / params.truth)
+        truth, wrong = read_truth(raw / params.truth, task)
         faults += wrong + truth_faults(raw / params.truth, truth, kept)
     refuse(raw, faults)
 
-    counts = measure(kept, lost)
+    counts = measure(kept, lost, task)
     log.info(
         "ingest: %(train_rows)d train rows, %(test_rows)d test rows, %(rejects)d rejects", counts
     )
@@ -287,9 +333,9 @@ def main(
         log.warning("ingest: rejects by reason:%s", reasons(lost, raw))
     if n_lost := len(of_file(lost, params.reader.test)):
         log.warning("ingest: %d test rows are rejects; a submission still needs their ids", n_lost)
-    write_arrow(kept if truth is None else with_truth(kept, truth), rows)
+    write_arrow(kept if truth is None else with_truth(kept, truth, task), rows)
     write_arrow(lost, rejects)
-    write_json({"kind": TASK.kind, "classes": list(TASK.classes)}, labels)
+    write_json({"kind": task.kind, "classes": list(task.classes)}, labels)
     write_json(counts, metrics)
 
 

@@ -15,15 +15,24 @@ import pandas as pd
 from stages.base.cli import run
 from stages.base.tables import atomic, read_json, write_table
 
-QUALITY = [
+QUALITY = [  # those that a task has
     "log_loss",
     "accuracy",
+    "balanced_accuracy",
+    "subset_accuracy",
     "macro_precision",
     "macro_recall",
     "macro_f1",
+    "micro_f1",
+    "weighted_f1",
+    "mean_average_precision",
     "brier",
     "expected_calibration_error",
     "macro_auc",
+    "dev_log_loss",
+    "dev_accuracy",
+    "dev_macro_f1",
+    "dev_micro_f1",
 ]
 COST = ["wall_seconds", "cpu_seconds", "peak_memory_mb", "fitted_size_mb", "predict_ms_per_row"]
 

@@ -1,26 +1,49 @@
 r"""Score the predictions of one model.
 
 In: predictions, folds (targets), and rows where the judge is known. Out: flat metrics of the
-out-of-fold rows, and two small tables for plots. Where the rows carry the true probabilities
+out-of-fold rows and, with the prefix `dev_`, of a labelled dev part; a report of each class; two
+small tables for plots; and the thresholds. Where the rows carry the true probabilities
 (`truth_<class>`: the demo), the regret is the expected log loss under them beyond the best
 possible.
+
+Classes that do not exclude each other are given to a row by thresholds, a class each, chosen for
+macro-F1. They are judged nested: those for the rows of a fold were chosen on the other folds; rows
+outside the train part get those of all out-of-fold rows, which are the ones written. Metrics with
+the fixed threshold of one half stand beside them as `<metric>_at_half`.
 
     python -m stages.score --dataset demo --labels data/demo/labels.json \
         --folds data/demo/folds.parquet --rows data/demo/rows.parquet \
         --predictions data/demo/predictions/svm.parquet --metrics metrics/demo/svm.json \
+        --thresholds-out metrics/demo/thresholds/svm.json \
+        --report-out metrics/demo/classes/svm.csv \
         --confusion-out metrics/demo/confusion/svm.csv \
         --reliability-out metrics/demo/reliability/svm.csv
 """
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
+from stages._metrics import (
+    HALF,
+    Labels,
+    actual_labels,
+    bins,
+    choose_thresholds,
+    class_scores,
+    decide,
+    decision_metrics,
+    nested_thresholds,
+    probability_metrics,
+    ranking,
+)
 from stages.base.cli import run
 from stages.base.errors import InputError
-from stages.base.folds import read_folds
+from stages.base.folds import DEV, Folds, read_folds
 from stages.base.predictions import OOF
 from stages.base.tables import (
     ID,
@@ -34,65 +57,65 @@ from stages.base.tables import (
     write_json,
     write_table,
 )
-from stages.base.tasks import Floats, Preference, read_task
+from stages.base.tasks import Floats, Task, read_task
 from stages.base.tracking import mirror
 
 log = logging.getLogger("verdict")
 
-BINS = 15  # as in Guo et al. (2017)
-SMALLEST = 1e-15  # probabilities are clipped to this before their logarithm is taken
+NO_CLASS = "(none)"  # in the confusion of several labels: a label too many, or one that is missed
 
 
-def score(targets: Floats, probabilities: Floats) -> dict[str, float]:
-    """Metrics of probabilities `(n_rows, n_classes)` under (soft) targets of the same shape.
+@dataclass(frozen=True)
+class Scored:
+    """Rows of one part: targets, probabilities, and the labels that they have and are given."""
 
-    Hard metrics compare the most probable classes. Rare classes never make a metric NaN: precision
-    and recall of a class that is never predicted, or never right, are 0; AUC leaves out classes
-    without both kinds of rows.
-    """
-    from sklearn.metrics import accuracy_score, precision_recall_fscore_support, roc_auc_score
+    targets: Floats
+    probabilities: Floats
+    actual: Labels
+    given: Labels
 
-    y, predicted = targets.argmax(axis=1), probabilities.argmax(axis=1)
-    labels = np.arange(targets.shape[1])
-    precision, recall, f1, _ = precision_recall_fscore_support(
-        y, predicted, labels=labels, average="macro", zero_division=0
+
+def scored(task: Task, targets: Floats, probabilities: Floats, thresholds: Floats) -> Scored:
+    """Decide with `thresholds`: one a class, or one a row and class."""
+    actual = actual_labels(task, targets)
+    return Scored(targets, probabilities, actual, decide(task, probabilities, thresholds))
+
+
+def score(task: Task, part: Scored) -> dict[str, float]:
+    """All metrics of one part."""
+    found = probability_metrics(task, part.targets, part.probabilities)
+    found |= decision_metrics(task, part.actual, part.given)
+    if not task.exclusive:
+        fixed = decision_metrics(task, part.actual, decide(task, part.probabilities, HALF))
+        found |= {f"{name}_at_half": value for name, value in fixed.items()}
+    return found
+
+
+def report(task: Task, part: Scored, thresholds: Floats) -> pd.DataFrame:
+    """One row a class: its rows, how many are given it, and how well."""
+    auc, average_precision = ranking(part.actual, part.probabilities)
+    table = pd.DataFrame(
+        {
+            "class": task.classes,
+            "rows": part.actual.sum(axis=0),
+            "predicted": part.given.sum(axis=0),
+            **class_scores(part.actual, part.given),
+            "auc": auc,
+            "average_precision": average_precision,
+        }
     )
-    losses = row_losses(targets, probabilities)
-    two_sided = [k for k in labels if 0 < np.count_nonzero(y == k) < len(y)]
-    aucs = [roc_auc_score(y == k, probabilities[:, k]) for k in two_sided]
-    return {
-        "rows": float(len(y)),
-        "log_loss": float(losses.mean()),
-        "log_loss_standard_error": float(losses.std(ddof=1) / np.sqrt(len(losses))),
-        "accuracy": float(accuracy_score(y, predicted)),
-        "macro_precision": float(precision),
-        "macro_recall": float(recall),
-        "macro_f1": float(f1),
-        "brier": float(np.square(targets - probabilities).sum(axis=1).mean()),
-        "expected_calibration_error": calibration_error(targets, probabilities),
-        "macro_auc": float(np.mean(aucs)) if aucs else 0.5,
-    }
+    if task.exclusive:
+        return table
+    fixed = class_scores(part.actual, decide(task, part.probabilities, HALF))
+    return table.assign(
+        threshold=thresholds, **{f"{name}_at_half": value for name, value in fixed.items()}
+    )
 
 
-def row_losses(targets: Floats, probabilities: Floats) -> Floats:
-    """Log loss of each row, `(n_rows,)`."""
-    losses: Floats = -(targets * np.log(np.clip(probabilities, SMALLEST, 1))).sum(axis=1)
-    return losses
-
-
-def calibration_error(targets: Floats, probabilities: Floats) -> float:
-    """Expected calibration error of the most probable class, 15 bins of equal width."""
-    top = probabilities.argmax(axis=1)
-    confidence = np.take_along_axis(probabilities, top[:, None], axis=1).ravel()
-    hit = np.take_along_axis(targets, top[:, None], axis=1).ravel()
-    place = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    gap = np.bincount(place, confidence - hit, minlength=BINS)
-    return float(np.abs(gap).sum() / len(top))
-
-
-def regret(truth: Floats, probabilities: Floats) -> dict[str, float]:
+def regret(task: Task, truth: Floats, probabilities: Floats) -> dict[str, float]:
     """Expected log loss under the true probabilities, the best possible one, and the difference."""
-    expected, best = row_losses(truth, probabilities).mean(), row_losses(truth, truth).mean()
+    expected = task.row_losses(truth, probabilities).mean()
+    best = task.row_losses(truth, truth).mean()
     return {
         "expected_log_loss": float(expected),
         "best_log_loss": float(best),
@@ -100,36 +123,57 @@ def regret(truth: Floats, probabilities: Floats) -> dict[str, float]:
     }
 
 
-def confusion(targets: Floats, probabilities: Floats, classes: tuple[str, ...]) -> pd.DataFrame:
-    """Rows of each actual and predicted class, and their share of the actual class."""
-    n = len(classes)
-    cells = targets.argmax(axis=1) * n + probabilities.argmax(axis=1)
-    counts = np.bincount(cells, minlength=n * n)
-    totals = np.repeat(counts.reshape(n, n).sum(axis=1), n)
+def confusion(task: Task, actual: Labels, given: Labels) -> pd.DataFrame:
+    """How often an actual class was taken for another, and the share of the actual class.
+
+    Where classes do not exclude each other, a label that was missed is confused with each label
+    that the row was given wrongly, or with `(none)`; where no label was missed, `(none)` is
+    confused with those given wrongly.
+    """
+    missed, wrong = actual & ~given, given & ~actual
+    only_missed, only_wrong = ~wrong.any(axis=1), ~missed.any(axis=1)
+    counts = np.block(
+        [
+            [_count(missed, wrong), missed[only_missed].sum(axis=0)[:, None]],
+            [wrong[only_wrong].sum(axis=0)[None, :], np.zeros((1, 1), np.int64)],
+        ]
+    )
+    np.fill_diagonal(counts, [*(actual & given).sum(axis=0), 0])
+    names = (*task.classes, NO_CLASS)
+    if task.exclusive:
+        counts, names = counts[:-1, :-1], task.classes
+    n = len(names)
+    totals = np.repeat(counts.sum(axis=1), n)
     return pd.DataFrame(
         {
-            "actual": np.repeat(classes, n),
-            "predicted": np.tile(classes, n),
-            "rows": counts,
-            "share": counts / np.maximum(totals, 1),
+            "actual": np.repeat(names, n),
+            "predicted": np.tile(names, n),
+            "rows": counts.ravel(),
+            "share": counts.ravel() / np.maximum(totals, 1),
         }
     )
+
+
+def _count(left: Labels, right: Labels) -> npt.NDArray[np.int64]:
+    return left.T.astype(np.int64) @ right.astype(np.int64)
 
 
 def reliability(targets: Floats, probabilities: Floats, classes: tuple[str, ...]) -> pd.DataFrame:
     """For each class and bin of its predicted probability: mean prediction and actual share."""
     tables = []
     for k, name in enumerate(classes):
-        place = np.minimum((probabilities[:, k] * BINS).astype(int), BINS - 1)
-        bins = pd.DataFrame({"predicted": probabilities[:, k], "actual": targets[:, k]})
-        means = bins.groupby(place).agg(
-            predicted=("predicted", "mean"), actual=("actual", "mean"), rows=("actual", "size")
+        means = (
+            pd.DataFrame({"predicted": probabilities[:, k], "actual": targets[:, k]})
+            .groupby(bins(probabilities[:, k]))
+            .agg(
+                predicted=("predicted", "mean"), actual=("actual", "mean"), rows=("actual", "size")
+            )
         )
         tables.append(means.assign(**{"class": name}))
     return pd.concat(tables)[["class", "predicted", "actual", "rows"]]
 
 
-def swap_error(task: Preference, predictions: pd.DataFrame) -> float:
+def swap_error(task: Task, predictions: pd.DataFrame) -> float:
     """Largest difference between a prediction and that for the exchanged row, exchanged back."""
     straight, swapped = (
         predictions[[prefix + name for name in task.classes]].to_numpy()
@@ -146,39 +190,75 @@ def main(
     rows: Path,
     predictions: Path,
     metrics: Path,
+    thresholds_out: Path,
+    report_out: Path,
     confusion_out: Path,
     reliability_out: Path,
 ) -> None:
-    """Score one model's out-of-fold predictions."""
+    """Score one model's predictions."""
     task = read_task(labels)
     stored = read_folds(folds, task)
     table = read_table(predictions)
     columns = [PREDICTION + name for name in task.classes]
-    oof = table[table[PART] == OOF]
-    place = pd.Index(stored.ids).get_indexer(pd.Index(oof[ID]))
-    if not len(oof) or (place < 0).any():
-        raise InputError(f"{predictions}: got {len(oof)} out-of-fold rows; expected ids of {folds}")
-    targets, probabilities = stored.targets[place], oof[columns].to_numpy()
-    found = score(targets, probabilities)
-    losses = row_losses(targets, probabilities)
+    judged = table[table[PART] == OOF]
+    place = pd.Index(stored.ids).get_indexer(pd.Index(judged[ID]))
+    if not len(judged) or (place < 0).any():
+        raise InputError(
+            f"{predictions}: got {len(judged)} out-of-fold rows; expected ids of {folds}"
+        )
+    targets, probabilities = stored.targets[place], judged[columns].to_numpy()
+    actual = actual_labels(task, targets)
+    thresholds = choose_thresholds(actual, probabilities)
+    nested = nested_thresholds(actual, probabilities, stored.fold[place])
+    oof = scored(task, targets, probabilities, nested)
+    found = score(task, oof)
+    losses = task.row_losses(targets, probabilities)
     for fold in np.unique(stored.fold[place]).tolist():
         found[f"log_loss_fold{fold}"] = float(losses[stored.fold[place] == fold].mean())
+    reports = [report(task, oof, thresholds).assign(part=OOF)]
+    dev = read_dev(table, stored, columns)
+    if dev is not None:
+        part = scored(task, *dev, thresholds)
+        found |= {f"{DEV}_{name}": value for name, value in score(task, part).items()}
+        reports.append(report(task, part, thresholds).assign(part=DEV))
     if task.symmetric:
         found["swap_error"] = swap_error(task, table)
     truth_columns = columns_with(rows, TRUTH)
     if truth_columns:
         truth = by_id(read_table(rows, [ID, *truth_columns]), table[ID], rows)
-        for part, selected in (("", table[PART] == OOF), ("test_", table[PART] != OOF)):
+        for prefix, selected in (("", table[PART] == OOF), ("test_", table[PART] != OOF)):
             known = regret(
+                task,
                 truth.loc[selected, truth_columns].to_numpy(),
                 table.loc[selected, columns].to_numpy(),
             )
-            found |= {part + name: value for name, value in known.items()}
+            found |= {prefix + name: value for name, value in known.items()}
     write_json(found, metrics)
     mirror("score", dataset, params={"model": predictions.stem}, metrics=found)
-    write_table(confusion(targets, probabilities, task.classes), confusion_out)
+    chosen = {} if task.exclusive else dict(zip(task.classes, thresholds.tolist(), strict=True))
+    write_json(chosen, thresholds_out)
+    write_table(pd.concat(reports), report_out)
+    write_table(confusion(task, oof.actual, oof.given), confusion_out)
     write_table(reliability(targets, probabilities, task.classes), reliability_out)
-    log.info("score: %s: log loss %.4f on %d rows", predictions.stem, found["log_loss"], len(oof))
+    log.info(
+        "score: %s: log loss %.4f, macro-F1 %.4f on %d rows",
+        predictions.stem,
+        found["log_loss"],
+        found["macro_f1"],
+        len(targets),
+    )
+
+
+def read_dev(
+    predictions: pd.DataFrame, folds: Folds, columns: list[str]
+) -> tuple[Floats, Floats] | None:
+    """Targets and probabilities of the labelled rows of the dev part; None where there are none."""
+    table = predictions[predictions[PART] == DEV]
+    targets = folds.targets[pd.Index(folds.ids).get_indexer(pd.Index(table[ID]))]
+    labelled = ~np.isnan(targets).any(axis=1)
+    if not labelled.any():
+        return None
+    return targets[labelled], table.loc[labelled, columns].to_numpy()
 
 
 if __name__ == "__main__":

@@ -4,17 +4,20 @@ In: rows.parquet (`id`, `part`, the text columns, targets) and labels.json.
 Out: folds.parquet in the order of the rows: `id`, `part`, `fold` (-1 outside the train part),
 `group` and the targets; metrics, flat.
 
-Rows belong to one group where their prompts are the same once normalised, or near-duplicates: the
-Jaccard similarity of their sets of character shingles (Broder, On the resemblance and containment
-of documents, 1997; characters, since Chinese and Japanese have no spaces) reaches the threshold.
-MinHash with locality-sensitive hashing (datasketch) only proposes pairs, each is verified on the
-sets themselves: no false positive, and at a threshold of 0.8 with 128 permutations about two in a
-hundred of the pairs just at the threshold are missed, fewer above it. Groups are the connected
-components over train and test together. A row without a prompt is known by its answers instead:
-rows that have lost their common prompt often share an answer, which a model could remember.
+Rows belong to one group where their prompts (or texts) are the same once normalised, or
+near-duplicates: the Jaccard similarity of their sets of character shingles (Broder, On the
+resemblance and containment of documents, 1997; characters, since Chinese and Japanese have no
+spaces) reaches the threshold. MinHash with locality-sensitive hashing (datasketch) only proposes
+pairs, each is verified on the sets themselves: no false positive, and at a threshold of 0.8 with
+128 permutations about two in a hundred of the pairs just at the threshold are missed, fewer above
+it. Groups are the connected components over all parts together. A row without a prompt is known by
+its answers instead: rows that have lost their common prompt often share an answer, which a model
+could remember.
 
-Folds are stratified by the likeliest class, and no group stands in two. A test row whose group
-holds a train row is a leak: it is counted, never removed, and the stage fails above a limit.
+Folds are stratified by the likeliest class, and no group stands in two. Where a row can have
+several classes, the groups are stratified iteratively, the rarest class first (Sechidis et al.
+2011; the package iterative-stratification). A row of the dev or test part whose group holds a train
+row is a leak: it is counted, never removed, and the stage fails above a limit.
 
     python -m stages.split --dataset demo --labels data/demo/labels.json \
         --rows data/demo/rows.parquet --folds data/demo/folds.parquet \
@@ -24,7 +27,7 @@ holds a train row is a leak: it is counted, never removed, and the stage fails a
 import logging
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
@@ -37,15 +40,16 @@ from tqdm import tqdm
 
 from stages.base.cli import run
 from stages.base.errors import InputError
-from stages.base.folds import NO_FOLD, TEST, TRAIN
+from stages.base.folds import DEV, NO_FOLD, TEST, TRAIN
 from stages.base.params import Params, read_params
 from stages.base.tables import FOLD, GROUP, ID, PART, TARGET, read_table, write_json, write_table
-from stages.base.tasks import read_task
+from stages.base.tasks import Floats, Task, read_task
 
 log = logging.getLogger("verdict")
 
 Ints: TypeAlias = npt.NDArray[np.int64]
 Hashes: TypeAlias = npt.NDArray[np.uint64]
+Rows: TypeAlias = npt.NDArray[np.bool_]  # which rows have which class, `(n_rows, n_classes)`
 
 NO_WORD = re.compile(r"[\W_]+")
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no information is lost modulo 2^64
@@ -63,14 +67,18 @@ class Keys:
 
 
 class SplitParams(Params):
-    """How many folds, what counts as a near-duplicate, and how much leak is borne."""
+    """How many folds, what counts as a near-duplicate, and how much leak is borne.
+
+    `train_on_dev` makes the dev part, where there is one, a piece of the train part.
+    """
 
     n_folds: Annotated[int, Field(ge=2, le=100)]
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     near_duplicate_threshold: Annotated[float, Field(ge=0.5, le=0.95)]  # Jaccard similarity
     permutations: Annotated[int, Field(ge=32, le=1024)]  # of MinHash; more miss fewer pairs
     shingle_size: Annotated[int, Field(ge=1, le=50)]  # characters of the normalised prompt
-    max_leak_share: Annotated[float, Field(ge=0, le=1)]  # of the test rows
+    max_leak_share: Annotated[float, Field(ge=0, le=1)]  # of the dev rows and of the test rows
+    train_on_dev: bool
 
 
 def normalize(value: Any) -> str:
@@ -165,47 +173,83 @@ def group_rows(n_rows: int, keys: Keys, pairs: Sequence[tuple[int, int]]) -> Int
     return groups
 
 
-def make_folds(classes: Ints, groups: Ints, params: SplitParams, names: Sequence[str]) -> Ints:
-    """The fold of each train row: stratified by class, no group in two folds.
+def make_folds(task: Task, targets: Floats, groups: Ints, params: SplitParams) -> Ints:
+    """The fold of each train row, stratified by class, no group in two folds.
+
+    Args:
+        task: Tells whether the classes are exclusive.
+        targets: `(n_rows, n_classes)`; a row has its likeliest class, or all from 0.5 on.
+        groups: `(n_rows,)`.
+        params: Number of folds and seed.
 
     Raises:
-        InputError: A class has fewer rows or groups than there are folds.
+        InputError: A class has fewer groups than there are folds.
     """
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    found = {name: len(np.unique(groups[classes == k])) for k, name in enumerate(names)}
+    likeliest = np.eye(len(task.classes), dtype=bool)[targets.argmax(axis=1)]
+    has = likeliest if task.exclusive else targets >= 0.5
+    found = {
+        TARGET + name: len(np.unique(groups[y]))
+        for name, y in zip(task.classes, has.T, strict=True)
+    }
     faults = [f"{name}: got {n} groups of rows" for name, n in found.items() if n < params.n_folds]
     if faults:
         expected = f"expected at least n_folds = {params.n_folds} groups in each class"
         raise InputError.listing(f"rows: too few to make the folds; {expected}", faults)
-    splitter = StratifiedGroupKFold(params.n_folds, shuffle=True, random_state=params.seed)
-    folds = np.full(len(classes), NO_FOLD)
-    for fold, (_, held) in enumerate(splitter.split(classes, classes, groups)):
+    folds = np.full(len(groups), NO_FOLD)
+    for fold, (_, held) in enumerate(
+        (_by_class if task.exclusive else _by_classes)(has, groups, params)
+    ):
         folds[held] = fold
     return folds
 
 
-def find_leaks(part: npt.NDArray[Any], groups: Ints) -> dict[int, int]:
-    """Test rows whose group holds a train row: position of each -> of the first such train row."""
-    train, test = np.flatnonzero(part == TRAIN), np.flatnonzero(part == TEST)
+def _by_class(has: Rows, groups: Ints, params: SplitParams) -> Iterator[tuple[Ints, Ints]]:
+    """(fitted, held) rows of each fold, where each row has one class."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    splitter = StratifiedGroupKFold(params.n_folds, shuffle=True, random_state=params.seed)
+    yield from splitter.split(groups, has.argmax(axis=1), groups)
+
+
+def _by_classes(has: Rows, groups: Ints, params: SplitParams) -> Iterator[tuple[Ints, Ints]]:
+    """(fitted, held) rows of each fold, where a row can have several classes.
+
+    Groups are split; a group has the classes of all its rows.
+    """
+    from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
+
+    numbers, member = np.unique(groups, return_inverse=True)
+    of_group = np.zeros((len(numbers), has.shape[1]), bool)
+    np.logical_or.at(of_group, member, has)
+    splitter = MultilabelStratifiedKFold(params.n_folds, shuffle=True, random_state=params.seed)
+    for fitted, held in splitter.split(of_group, of_group):
+        yield np.flatnonzero(np.isin(member, fitted)), np.flatnonzero(np.isin(member, held))
+
+
+def find_leaks(part: npt.NDArray[Any], groups: Ints, of: str) -> dict[int, int]:
+    """Rows of the part `of` whose group holds a train row.
+
+    Position of each -> of the first such train row.
+    """
+    train, others = np.flatnonzero(part == TRAIN), np.flatnonzero(part == of)
     first = dict(zip(groups[train][::-1].tolist(), train[::-1].tolist(), strict=True))
-    return {row: first[group] for row in test.tolist() if (group := int(groups[row])) in first}
+    return {row: first[group] for row in others.tolist() if (group := int(groups[row])) in first}
 
 
-def check_leaks(rows: pd.DataFrame, leaks: dict[int, int], limit: float) -> None:
-    """Refuse test rows that the train part gives away.
+def check_leaks(rows: pd.DataFrame, leaks: dict[int, int], limit: float, of: str) -> None:
+    """Refuse rows of the part `of` that the train part gives away.
 
     Raises:
-        InputError: More than `limit` of the test rows leak; names the first pairs.
+        InputError: More than `limit` of them leak; names the first pairs.
     """
-    n_test = int((rows[PART] == TEST).sum())
-    if len(leaks) <= limit * n_test:
+    n = int((rows[PART] == of).sum())
+    if len(leaks) <= limit * n:
         return
     ids = rows[ID].to_numpy()
-    shown = [f"{ids[test]} (test) like {ids[train]} (train)" for test, train in leaks.items()]
+    shown = [f"{ids[row]} ({of}) like {ids[train]} (train)" for row, train in leaks.items()]
     raise InputError.listing(
-        f"max_leak_share: the prompts of {len(leaks)} test rows stand in train too, "
-        f"got a share of {len(leaks) / n_test:.4f}; expected at most {limit}. The first are",
+        f"max_leak_share: the prompts or texts of {len(leaks)} {of} rows stand in train too, "
+        f"got a share of {len(leaks) / n:.4f}; expected at most {limit}. The first are",
         shown[:SHOWN],
     )
 
@@ -214,19 +258,20 @@ def check_rows(rows: pd.DataFrame, targets: list[str]) -> None:
     """Refuse rows that can be neither split nor learned from.
 
     Raises:
-        InputError: There is an unknown part, no train row, or a train row without target.
+        InputError: There is an unknown part, no train row, or a train or dev row without target.
     """
     train = rows[PART] == TRAIN
-    unlabelled = rows.loc[train & rows[targets].isna().any(axis=1), ID].tolist()
+    labelled = rows[PART].isin([TRAIN, DEV])
+    unlabelled = rows.loc[labelled & rows[targets].isna().any(axis=1), ID].tolist()
     faults = []
-    if strange := sorted(set(rows[PART].astype(str)) - {TRAIN, TEST}):
-        faults.append(f"{PART}: got {strange}; expected {TRAIN} or {TEST}")
+    if strange := sorted(set(rows[PART].astype(str)) - {TRAIN, DEV, TEST}):
+        faults.append(f"{PART}: got {strange}; expected {TRAIN}, {DEV} or {TEST}")
     if not train.any():
         faults.append(f"{PART}: got no {TRAIN} row; expected at least one")
     if unlabelled:
         faults.append(
-            f"{len(unlabelled)} train rows lack a target, the first are {unlabelled[:SHOWN]}; "
-            f"expected numbers in {targets}"
+            f"{len(unlabelled)} {TRAIN} or {DEV} rows lack a target, the first are "
+            f"{unlabelled[:SHOWN]}; expected numbers in {targets}"
         )
     if faults:
         raise InputError.listing("rows: cannot be split", faults)
@@ -242,28 +287,42 @@ def count_between_folds(keys: Keys, folds: Ints, pairs: Sequence[tuple[int, int]
 
 
 def measure(
-    folds: pd.DataFrame, keys: Keys, pairs: Sequence[tuple[int, int]], n_leaks: int
+    folds: pd.DataFrame,
+    keys: Keys,
+    pairs: Sequence[tuple[int, int]],
+    leaks: dict[str, dict[int, int]],
 ) -> dict[str, float]:
-    """What split.json says."""
-    train = (folds[PART] == TRAIN).to_numpy()
-    of_train = train[keys.row]
-    known = np.isin(keys.text, keys.text[of_train])
+    """What split.json says; of the dev part only where there is one."""
+    part = folds[PART].to_numpy()
+    train = part == TRAIN
+    known = np.isin(keys.text, keys.text[train[keys.row]])
     exact = pd.Series(group_rows(len(folds), keys, []))
     sizes = folds.loc[train, FOLD].value_counts()
+
+    def leaking(of: str) -> dict[str, float]:
+        return {
+            "exact_leaks": len(np.unique(keys.row[(part == of)[keys.row] & known])),
+            "leaks": len(leaks[of]),
+            "leak_share": len(leaks[of]) / max(int((part == of).sum()), 1),
+        }
+
+    of_dev: dict[str, float] = {}
+    if (part == DEV).any():
+        of_dev = {f"dev_{name}": value for name, value in leaking(DEV).items()}
+        of_dev["rows_dev"] = int((part == DEV).sum())
     return {
         "rows_train": int(train.sum()),
-        "rows_test": int((~train).sum()),
+        "rows_test": int((part == TEST).sum()),
         "groups": int(folds[GROUP].nunique()),
         "largest_group": int(folds[GROUP].value_counts().max()),
         "exact_duplicates_in_train": int(train.sum()) - int(exact[train].nunique()),
         "duplicates_in_train": int(train.sum()) - int(folds.loc[train, GROUP].nunique()),
-        "exact_leaks": len(np.unique(keys.row[~of_train & known])),
-        "leaks": n_leaks,
-        "leak_share": n_leaks / max(int((~train).sum()), 1),
+        **leaking(TEST),
         "between_folds": count_between_folds(keys, folds[FOLD].to_numpy(), pairs),
         "smallest_fold": int(sizes.min()),
         "largest_fold": int(sizes.max()),
         "class_share_spread": class_share_spread(folds.loc[train]),
+        **of_dev,
     }
 
 
@@ -275,28 +334,32 @@ def class_share_spread(train: pd.DataFrame) -> float:
 
 
 def split_rows(
-    rows: pd.DataFrame, columns: Sequence[str], targets: list[str], params: SplitParams
+    rows: pd.DataFrame, task: Task, params: SplitParams
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """The folds of the rows, and the metrics.
 
     Raises:
-        InputError: The rows cannot be split, or train gives away too much of the test part.
+        InputError: The rows cannot be split, or train gives away too much of another part.
     """
+    targets = [TARGET + name for name in task.classes]
     check_rows(rows, targets)
-    keys = find_keys(rows, columns)
+    if params.train_on_dev:
+        rows = rows.assign(**{PART: rows[PART].replace(DEV, TRAIN)})
+    keys = find_keys(rows, task.text_columns)
     pairs = near_duplicates(keys.texts, params)
     group = group_rows(len(rows), keys, pairs)
-    leaks = find_leaks(rows[PART].to_numpy(), group)
-    check_leaks(rows, leaks, params.max_leak_share)
+    leaks = {}
+    for part in (DEV, TEST):
+        leaks[part] = find_leaks(rows[PART].to_numpy(), group, part)
+        check_leaks(rows, leaks[part], params.max_leak_share, part)
 
     train = (rows[PART] == TRAIN).to_numpy()
-    classes = rows.loc[train, targets].to_numpy().argmax(axis=1)
     fold = np.full(len(rows), NO_FOLD)
-    fold[train] = make_folds(classes, group[train], params, targets)
+    fold[train] = make_folds(task, rows.loc[train, targets].to_numpy(), group[train], params)
     folds = rows[[ID, PART]].copy()
     folds[FOLD], folds[GROUP] = fold.astype(np.int8), group
     folds[targets] = rows[targets]
-    return folds, measure(folds, keys, pairs, len(leaks))
+    return folds, measure(folds, keys, pairs, leaks)
 
 
 def main(*, dataset: str, labels: Path, rows: Path, folds: Path, metrics: Path) -> None:
@@ -314,7 +377,7 @@ def main(*, dataset: str, labels: Path, rows: Path, folds: Path, metrics: Path) 
     targets = [TARGET + name for name in task.classes]
     frame = read_table(rows, [ID, PART, *task.text_columns, *targets])
     log.info("split: %d rows in, grouped by %s", len(frame), task.text_columns[0])
-    table, measured = split_rows(frame, task.text_columns, targets, params)
+    table, measured = split_rows(frame, task, params)
     log.info("split: %s", ", ".join(f"{value:.6g} {name}" for name, value in measured.items()))
     write_table(table, folds)
     write_json(measured, metrics)

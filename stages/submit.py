@@ -1,15 +1,19 @@
 r"""Write the file to upload.
 
-In: predictions of the test part, folds, raw data. Out: a CSV with the competition's own columns,
-each test id once, in the order of the sample submission where there is one. A test row that was
-rejected at the door gets the class shares of the train part.
+In: predictions of the test part, folds, thresholds, raw data. Out: a CSV with the competition's own
+columns, each test id once, in the order of the sample submission where there is one. It holds the
+probability of each class, or the label in the raw file's own words: the likeliest class or, where
+classes do not exclude each other, all that reach their threshold. A test row that was rejected at
+the door gets the class shares of the train part.
 
     python -m stages.submit --dataset arena --labels data/arena/labels.json --raw data/raw/arena \
         --folds data/arena/folds.parquet --predictions data/arena/predictions/ensemble.parquet \
+        --thresholds metrics/arena/thresholds/ensemble.json \
         --submission-out data/arena/submission.csv
 """
 
 import logging
+from itertools import compress
 from pathlib import Path
 from typing import Annotated
 
@@ -17,24 +21,42 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
+from stages._metrics import decide
 from stages.base.cli import run
 from stages.base.errors import InputError
 from stages.base.folds import TEST, read_folds
 from stages.base.params import Params, read_params
-from stages.base.tables import ID, PART, PREDICTION, read_table, write_table
-from stages.base.tasks import Floats, Preference, read_task
+from stages.base.tables import ID, PART, PREDICTION, read_json, read_table, write_table
+from stages.base.tasks import Floats, Task, read_task
 
 log = logging.getLogger("verdict")
+
+
+LABEL = "label"
+
+
+class LabelParams(Params):
+    """How a row's label is written.
+
+    As the names of its classes, or as their numbers; several joined by `separator`. With
+    `at_least_one`, a row none of whose classes reaches its threshold gets the likeliest.
+    """
+
+    separator: str | None
+    numbers_from: Annotated[int, Field(ge=0)] | None
+    at_least_one: bool
 
 
 class SubmitParams(Params):
     """Section `submit`.
 
-    `columns` maps `id` and each class to the names in the file; `sample` is the sample submission
-    in the raw folder, or null; a probability is at least `smallest`.
+    `columns` maps `id` and each class (or `id` and `label`, where `labels` says how to write it) to
+    the names in the file; `labels: null` wants probabilities, of at least `smallest`; `sample` is
+    the sample submission in the raw folder, or null.
     """
 
     columns: dict[str, str]
+    labels: LabelParams | None
     sample: str | None
     smallest: Annotated[float, Field(gt=0, lt=0.1)]
 
@@ -46,8 +68,46 @@ def clip(probabilities: Floats, smallest: float) -> Floats:
     return rows
 
 
+def class_words(task: Task, params: LabelParams) -> list[str]:
+    """What the file calls the classes.
+
+    Raises:
+        InputError: Several are to be joined and there is no separator, or a name holds it.
+    """
+    first = params.numbers_from
+    words = list(task.classes)
+    if first is not None:
+        words = [str(first + at) for at in range(len(words))]
+    if task.exclusive:
+        return words
+    torn = [word for word in words if params.separator is None or params.separator in word]
+    if torn:
+        raise InputError(
+            f"submit.labels.separator: got {params.separator!r}; expected one that joins several "
+            f"classes and stands in no name, such as that of {torn[0]!r}"
+        )
+    return words
+
+
+def labels_of(
+    probabilities: Floats, thresholds: Floats, task: Task, params: LabelParams
+) -> list[str]:
+    """The label of each row; thresholds are `(n_classes,)`."""
+    words = class_words(task, params)
+    given = decide(task, probabilities, thresholds)
+    none = ~given.any(axis=1)
+    if params.at_least_one:
+        given[none, probabilities[none].argmax(axis=1)] = True
+    return [(params.separator or "").join(compress(words, row)) for row in given.tolist()]
+
+
 def submission(
-    ids: pd.Series, predictions: pd.DataFrame, prior: Floats, task: Preference, params: SubmitParams
+    ids: pd.Series,
+    predictions: pd.DataFrame,
+    prior: Floats,
+    thresholds: Floats,
+    task: Task,
+    params: SubmitParams,
 ) -> pd.DataFrame:
     """The file's rows for `ids`; an id without a prediction gets `prior`, `(n_classes,)`."""
     columns = [PREDICTION + name for name in task.classes]
@@ -58,18 +118,45 @@ def submission(
             "submit: %d test rows have no prediction: they get the class shares", lost.sum()
         )
     values[lost] = prior
-    frame = pd.DataFrame(clip(values, params.smallest), columns=list(task.classes))
+    if params.labels is not None:
+        frame = pd.DataFrame({LABEL: labels_of(values, thresholds, task, params.labels)})
+    elif task.exclusive:
+        frame = pd.DataFrame(clip(values, params.smallest), columns=list(task.classes))
+    else:
+        within = np.clip(values, params.smallest, 1 - params.smallest)
+        frame = pd.DataFrame(within, columns=list(task.classes))
     frame.insert(0, ID, ids.to_numpy())
     return frame.rename(columns=params.columns)
 
 
+def read_thresholds(path: Path, task: Task) -> Floats:
+    """The threshold of each class, `(n_classes,)`; exclusive classes have none and get 1/2.
+
+    Raises:
+        InputError: The file lacks one.
+    """
+    stored = read_json(path)
+    if task.exclusive:
+        return np.full(len(task.classes), 0.5)
+    if sorted(stored) != sorted(task.classes):
+        raise InputError(f"{path}: got {list(stored)}; expected the classes {list(task.classes)}")
+    return np.array([stored[name] for name in task.classes], dtype=np.float64)
+
+
 def main(
-    *, dataset: str, labels: Path, raw: Path, folds: Path, predictions: Path, submission_out: Path
+    *,
+    dataset: str,
+    labels: Path,
+    raw: Path,
+    folds: Path,
+    predictions: Path,
+    thresholds: Path,
+    submission_out: Path,
 ) -> None:
     """Write the submission."""
     params = read_params(SubmitParams, dataset, "submit")
     task = read_task(labels)
-    expected = [ID, *task.classes]
+    expected = [ID, *(task.classes if params.labels is None else [LABEL])]
     if list(params.columns) != expected:
         raise InputError(
             f"{dataset}.submit.columns: got {list(params.columns)}; expected the keys {expected}"
@@ -95,7 +182,8 @@ def main(
                 faults[:10],
             )
     prior = stored.targets[stored.train(None)].mean(axis=0)
-    table = submission(ids, test, prior, task, params)
+    limits = read_thresholds(thresholds, task)
+    table = submission(ids, test, prior, limits, task, params)
     write_table(table, submission_out)
     log.info("submit: %d rows -> %s", len(table), submission_out)
 

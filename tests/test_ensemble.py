@@ -35,7 +35,7 @@ def train_rows(folds):
 
 def test_blend_recovers_the_weights_of_a_known_mixture(simulated):
     members, folds = simulated
-    blend = ensemble.fit_blend(members, folds.targets, calibrate=True)
+    blend = ensemble.fit_blend(TASK, members, folds.targets, calibrate=True)
     np.testing.assert_allclose(blend.weights, [0.7, 0.3], atol=0.05)
     assert blend.temperature == pytest.approx(1, abs=0.05)
 
@@ -43,7 +43,7 @@ def test_blend_recovers_the_weights_of_a_known_mixture(simulated):
 def test_weights_stand_on_the_simplex_and_drop_a_useless_member(simulated):
     members, folds = simulated
     noise = np.random.default_rng(1).dirichlet([1, 1, 1], N)
-    blend = ensemble.fit_blend(np.stack([*members, noise]), folds.targets, calibrate=False)
+    blend = ensemble.fit_blend(TASK, np.stack([*members, noise]), folds.targets, calibrate=False)
     assert blend.weights.sum() == pytest.approx(1)
     assert (blend.weights >= 0).all()
     assert blend.weights[2] < 0.03
@@ -52,35 +52,37 @@ def test_weights_stand_on_the_simplex_and_drop_a_useless_member(simulated):
 
 def test_no_other_weights_have_a_lower_loss(simulated):
     members, folds = simulated
-    blend = ensemble.fit_blend(members, folds.targets, calibrate=False)
-    best = ensemble.log_loss(folds.targets, blend(members))
+    blend = ensemble.fit_blend(TASK, members, folds.targets, calibrate=False)
+    best = ensemble.log_loss(TASK, folds.targets, blend(members))
     for first in np.linspace(0, 1, 101):
-        other = ensemble.Blend(np.array([first, 1 - first]), 1.0)
-        assert ensemble.log_loss(folds.targets, other(members)) >= best - 1e-9
+        other = ensemble.Blend(TASK, np.array([first, 1 - first]), 1.0)
+        assert ensemble.log_loss(TASK, folds.targets, other(members)) >= best - 1e-9
 
 
 def test_member_that_stands_twice_changes_no_blend(simulated):
     members, folds = simulated
-    once = ensemble.fit_blend(members, folds.targets, calibrate=True)
+    once = ensemble.fit_blend(TASK, members, folds.targets, calibrate=True)
     twice = members[[0, 1, 1]]
-    found = ensemble.fit_blend(twice, folds.targets, calibrate=True)
+    found = ensemble.fit_blend(TASK, twice, folds.targets, calibrate=True)
     np.testing.assert_allclose(found(twice), once(members), atol=1e-3)
 
 
 def test_single_member_keeps_its_weight(simulated):
     members, folds = simulated
-    assert ensemble.fit_blend(members[:1], folds.targets, calibrate=False).weights.tolist() == [1]
+    assert ensemble.fit_blend(
+        TASK, members[:1], folds.targets, calibrate=False
+    ).weights.tolist() == [1]
 
 
 def test_temperature_softens_members_that_are_too_sure(simulated):
     members, folds = simulated
-    mixed = ensemble.Blend(np.array([0.7, 0.3]), 1.0)(members)
-    sure = ensemble.Blend(np.ones(1), 0.5)(mixed[None])
-    blend = ensemble.fit_blend(sure[None], folds.targets, calibrate=True)
+    mixed = ensemble.Blend(TASK, np.array([0.7, 0.3]), 1.0)(members)
+    sure = ensemble.Blend(TASK, np.ones(1), 0.5)(mixed[None])
+    blend = ensemble.fit_blend(TASK, sure[None], folds.targets, calibrate=True)
     assert blend.temperature == pytest.approx(2, abs=0.2)
     rows = train_rows(folds)
     plain, calibrated = (
-        ensemble.nested(sure[None], folds, rows, calibrate=calibrate)[0]
+        ensemble.nested(TASK, sure[None], folds, rows, calibrate=calibrate)[0]
         for calibrate in (False, True)
     )
     assert calibrated < plain - 0.01
@@ -88,17 +90,17 @@ def test_temperature_softens_members_that_are_too_sure(simulated):
 
 def test_certain_and_wrong_member_has_a_finite_loss():
     members = np.array([[[1.0, 0, 0], [0, 0, 1.0]]])
-    blend = ensemble.fit_blend(members, np.eye(3)[[1, 2]], calibrate=True)
+    blend = ensemble.fit_blend(TASK, members, np.eye(3)[[1, 2]], calibrate=True)
     assert np.isfinite(blend(members)).all()
 
 
 def test_rows_are_judged_by_blends_that_never_saw_them(simulated):
     members, folds = simulated
     rows = train_rows(folds)
-    _, before = ensemble.nested(members, folds, rows, calibrate=True)
+    _, before = ensemble.nested(TASK, members, folds, rows, calibrate=True)
     targets = folds.targets.copy()
     targets[folds.held(1)] = [0, 0, 1]
-    _, after = ensemble.nested(members, replace(folds, targets=targets), rows, calibrate=True)
+    _, after = ensemble.nested(TASK, members, replace(folds, targets=targets), rows, calibrate=True)
     assert sorted(before) == [0, 1, 2]
     np.testing.assert_array_equal(before[1].weights, after[1].weights)
     assert before[1].temperature == after[1].temperature
@@ -108,10 +110,10 @@ def test_rows_are_judged_by_blends_that_never_saw_them(simulated):
 def test_nested_loss_is_that_of_the_blended_out_of_fold_rows(simulated):
     members, folds = simulated
     rows = train_rows(folds)
-    loss, blends = ensemble.nested(members, folds, rows, calibrate=True)
-    final = ensemble.Blend(np.array([0.5, 0.5]), 1.0)
+    loss, blends = ensemble.nested(TASK, members, folds, rows, calibrate=True)
+    final = ensemble.Blend(TASK, np.array([0.5, 0.5]), 1.0)
     blended = ensemble.apply(blends, final, members, folds)
-    assert ensemble.log_loss(folds.targets[rows], blended[rows]) == pytest.approx(loss)
+    assert ensemble.log_loss(TASK, folds.targets[rows], blended[rows]) == pytest.approx(loss)
     np.testing.assert_array_equal(blended[~rows], final(members)[~rows])
 
 
@@ -157,7 +159,7 @@ def test_stage_blends_and_obeys_the_swap(simulated, tmp_path, monkeypatch):
     assert weights["x"] == pytest.approx(0.7, abs=0.05)
     best = min(weights["nested_log_loss"], weights["nested_log_loss_calibrated"])
     rows = train_rows(simulated[1])
-    loss = ensemble.log_loss(simulated[1].targets[rows], values[rows])
+    loss = ensemble.log_loss(TASK, simulated[1].targets[rows], values[rows])
     assert loss == pytest.approx(best)  # what is written is what was judged
     kept = weights["nested_log_loss_calibrated"] < weights["nested_log_loss"]
     assert (weights["temperature"] != 1) is kept
@@ -167,7 +169,7 @@ def test_stage_blends_and_obeys_the_swap(simulated, tmp_path, monkeypatch):
 def test_temperature_is_kept_only_where_the_nested_loss_gains(
     simulated, tmp_path, monkeypatch, calibrated, keep
 ):
-    def nested(members, folds, judged, *, calibrate):
+    def nested(task, members, folds, judged, *, calibrate):
         return (calibrated if calibrate else 1.0), {}
 
     monkeypatch.setattr(ensemble, "nested", nested)

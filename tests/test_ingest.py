@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 
 from stages import ingest
 from stages.base.errors import InputError
-from stages.base.tasks import read_task
+from stages.base.tasks import Preference, read_task
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -139,7 +139,7 @@ def test_too_many_rejects_stop_the_stage_with_the_most_frequent_reasons(workspac
 
 def test_only_the_ten_most_frequent_reasons_are_told():
     rejects = [("train", "t.csv", ingest.Reject(n, None, f"r{n}")) for n in range(12)]
-    assert ingest.reasons(ingest.build(rejects)[1], Path("raw")).count("\n") == 10
+    assert ingest.reasons(ingest.build(rejects, Preference())[1], Path("raw")).count("\n") == 10
 
 
 def test_part_without_a_row_left_stops_the_stage(workspace):
@@ -201,9 +201,7 @@ def test_truth_faults_are_told_at_once(workspace):
     with pytest.raises(InputError, match=r"3 fault\(s\)") as caught:
         run(truth="truth.csv")
     assert "1 rows with an id that came before, the first in line 3" in str(caught.value)
-    assert "2 rows with no three probabilities that sum to 1, the first in line 3" in str(
-        caught.value
-    )
+    assert "2 rows with no probabilities that sum to 1, the first in line 3" in str(caught.value)
     assert "no truth for 4 rows, the first is '3'" in str(caught.value)
 
 
@@ -232,6 +230,108 @@ def test_table_reader_goes_the_same_way(workspace):
     assert rows["y_tie"][0] == 1
 
 
+TEXT = {
+    "format": "text", "train": "train.csv", "dev": "dev.csv", "test": "test.csv", "quoted": True,
+    "header": None, "columns": {"id": "id", "text": "text"}, "longest": 100,
+    "label": {
+        "kind": "classes", "column": "label", "classes": ["no", "yes"], "numbers_from": None,
+        "separator": "|", "several": "leave_out",
+    },
+}  # fmt: skip
+
+
+def text_files(train="1,a,no\n2,b,yes\n3,c,yes\n", dev="4,d,no\n", test="5,e\n6,\n"):
+    raw_files(train=f"id,text,label\n{train}", dev=f"id,text,label\n{dev}", test=f"id,text\n{test}")
+
+
+def test_texts_with_labels_have_a_string_column_and_a_dev_part(workspace):
+    text_files()
+    rows, rejects, metrics = run(task="single_label", reader=TEXT, sample=None)
+    assert list(rows) == ["id", "part", "text", "y_no", "y_yes"]
+    assert rows["text"].tolist() == ["a", "b", "c", "d", "e", ""]
+    assert rows["part"].tolist() == ["train"] * 3 + ["dev"] + ["test"] * 2
+    np.testing.assert_array_equal(rows["y_yes"], [0, 1, 1, 0, np.nan, np.nan])
+    assert len(rejects) == 0
+    task = read_task(Path("out/labels.json"))
+    assert (task.kind, task.classes) == ("single_label", ("no", "yes"))
+    assert metrics == {
+        "raw_rows": 6, "train_rows": 3, "test_rows": 2, "rejects": 0, "dev_rows": 1,
+        "left_out": 0, "empty_texts": 1, "share_no": pytest.approx(1 / 3),
+        "share_yes": pytest.approx(2 / 3),
+    }  # fmt: skip
+
+
+def test_rows_that_the_params_leave_out_are_counted_apart_from_faults(workspace, caplog):
+    text_files(train="1,a,no\n2,b,yes|no\n3,c,no|yes\n7,d,maybe\n8,,no\n")
+    rows, rejects, metrics = run(
+        task="single_label", reader=TEXT, sample=None, max_reject_share=0.25
+    )
+    assert len(rows) + len(rejects) == metrics["raw_rows"] == 8
+    assert (metrics["rejects"], metrics["left_out"]) == (4, 2)
+    assert rejects["reason"].tolist() == [
+        "left out: more than one label", "left out: more than one label",
+        "unknown label 'maybe'", "empty text",
+    ]  # fmt: skip
+    assert "2 x left out: more than one label, first at raw/train.csv:3" in caplog.text
+    message = r"got 2 of 8 rows \(25.00%\); expected at most max_reject_share = 24.00%"
+    with pytest.raises(InputError, match=message) as caught:
+        run("other", task="single_label", reader=TEXT, sample=None, max_reject_share=0.24)
+    assert "left out" not in str(caught.value)
+
+
+def test_several_labels_make_a_task_of_several_labels(workspace):
+    text_files(train="1,a,no|yes\n2,b,yes\n")
+    reader = TEXT | {"label": TEXT["label"] | {"several": "all"}}
+    rows, _, _ = run(task="multi_label", reader=reader, sample=None)
+    assert rows[["y_no", "y_yes"]].to_numpy()[:2].tolist() == [[1, 1], [0, 1]]
+    assert json.loads(Path("out/labels.json").read_text())["kind"] == "multi_label"
+
+
+def test_unknown_labels_in_the_dev_part_leave_no_row_there(workspace):
+    text_files(dev="4,d,maybe\n")
+    with pytest.raises(InputError, match="no dev row is left"):
+        run(task="single_label", reader=TEXT, sample=None)
+
+
+def test_task_that_the_labels_do_not_make_is_refused(workspace):
+    for task in ("multi_label", "preference"):
+        with pytest.raises(InputError, match=f"make a task 'single_label', got '{task}'"):
+            run(task=task, reader=TEXT, sample=None)
+
+
+def test_missing_file_of_names_is_told_with_the_other_faults(workspace):
+    text_files(test="")
+    reader = TEXT | {"label": TEXT["label"] | {"classes": "names.txt"}}
+    with pytest.raises(InputError, match=r"raw: 2 fault\(s\)") as caught:
+        run(task="single_label", reader=reader, sample=None)
+    assert "raw/names.txt: missing file" in str(caught.value)
+    assert "raw/test.csv: no rows" in str(caught.value)
+
+
+def test_sample_of_texts_must_start_with_the_ids(workspace):
+    text_files()
+    Path("raw/sample.csv").write_text("id,label\n5,no\n")
+    with pytest.raises(InputError, match="1 test ids missing, the first is '6'"):
+        run(task="single_label", reader=TEXT, sample="sample.csv")
+    Path("raw/sample.csv").write_text("label,id\nno,5\nno,6\n")
+    with pytest.raises(InputError, match="columns do not fit"):
+        run(task="single_label", reader=TEXT, sample="sample.csv")
+    reader = TEXT | {"columns": {"id": None, "text": "text"}}
+    with pytest.raises(InputError, match="a sample submission wants a column of ids"):
+        run(task="single_label", reader=reader, sample="sample.csv")
+
+
+def test_truth_of_several_labels_need_not_sum_to_one(workspace):
+    text_files()
+    reader = TEXT | {"label": TEXT["label"] | {"several": "all"}}
+    truth = "id,no,yes\n" + "".join(f"{i},0.5,0.9\n" for i in range(1, 7))
+    Path("raw/truth.csv").write_text(truth)
+    rows, _, _ = run(task="multi_label", reader=reader, sample=None, truth="truth.csv")
+    assert rows["truth_yes"].tolist() == [0.9] * 6
+    with pytest.raises(InputError, match="6 rows with no probabilities that sum to 1"):
+        run(task="single_label", reader=TEXT, sample=None, truth="truth.csv")
+
+
 def test_another_process_writes_the_same_bytes(workspace):
     raw_files(train=train(1, 2, 3, 3))
     run("one")
@@ -255,3 +355,27 @@ def test_real_rows_are_all_accounted_for(workspace, name, n_train, n_test):
     rows, rejects, metrics = run(raw=raw, max_reject_share=0.0)
     assert (metrics["train_rows"], metrics["test_rows"]) == (n_train, n_test)
     assert len(rows) + len(rejects) == n_train + n_test
+
+
+@pytest.mark.parametrize(
+    ("name", "rows_of", "n_left_out"),
+    [
+        ("goemotions", (43410, 5426, 5427), 0),
+        ("goemotions_single", (36308, 4548, 5427), 7980),
+        ("dbpedia14", (23655, 0, 7600), 0),
+        ("airline", (11406, 0, 3021), 0),
+        ("phrasebank", (3792, 0, 1046), 0),
+    ],
+)
+def test_real_texts_are_all_accounted_for(workspace, name, rows_of, n_left_out):
+    raw = SHARED / name.removesuffix("_single")
+    if not raw.exists():
+        pytest.skip(f"no real data at {raw}")
+    params = YAML(typ="safe").load(ROOT / "params.yaml")[name]["ingest"]
+    rows, rejects, metrics = run(raw=raw, **params)
+    assert tuple(metrics[f"{part}_rows"] for part in ("train", "dev", "test")) == rows_of
+    assert (len(rejects), metrics["left_out"]) == (n_left_out, n_left_out)
+    assert len(rows) + len(rejects) == metrics["raw_rows"]
+    names = {"goemotions": "emotions.txt", "dbpedia14": "classes.txt"}
+    if file := names.get(raw.name):
+        assert read_task(Path("out/labels.json")).classes == tuple((raw / file).read_text().split())

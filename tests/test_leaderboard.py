@@ -27,10 +27,15 @@ def test_markdown_has_a_line_a_model_and_the_same_columns_in_each():
     title, empty, head, rule, row, end = leaderboard.markdown(table, "arena").split("\n")
     assert (title, empty, end) == ("## arena", "", "")
     assert head.startswith("| model | log_loss | accuracy |")
-    assert rule == "| --- |" + " ---: |" * 13
+    assert rule == "| --- |" + " ---: |" * (len(leaderboard.QUALITY) + len(leaderboard.COST))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[:3] == ["svm", "1.0346", "0.5000"]
     assert cells[-5:] == ["1.2", "2.0", "300.0", "0.5", "0.123"]
+
+
+def test_metrics_that_the_task_has_not_are_no_columns():
+    found = leaderboard.leaderboard({"svm": {"log_loss": 1.0, "macro_f1": 0.5}}, {"svm": COST})
+    assert list(found) == ["model", "log_loss", "macro_f1", *leaderboard.COST]
 
 
 def test_stage_reads_metrics_and_cost_of_each_model(tmp_path):

@@ -8,9 +8,10 @@ from sklearn import metrics
 from stages import score
 from stages.base.errors import InputError
 from stages.base.tables import write_json, write_table
-from stages.base.tasks import Preference
+from stages.base.tasks import MultiLabel, Preference
 
-CLASSES = ("a", "b", "tie")
+TASK = Preference()
+CLASSES = TASK.classes
 
 
 @pytest.fixture
@@ -21,72 +22,34 @@ def values():
     return y, np.eye(3)[y], probabilities
 
 
-def test_metrics_are_those_of_scikit_learn(values):
-    y, targets, probabilities = values
-    found = score.score(targets, probabilities)
-    top = probabilities.argmax(axis=1)
-    losses = -np.log(probabilities[np.arange(200), y])
-    expected = {
-        "rows": 200,
-        "log_loss": metrics.log_loss(y, probabilities),
-        "log_loss_standard_error": losses.std(ddof=1) / np.sqrt(200),
-        "accuracy": metrics.accuracy_score(y, top),
-        "macro_precision": metrics.precision_score(y, top, average="macro"),
-        "macro_recall": metrics.recall_score(y, top, average="macro"),
-        "macro_f1": metrics.f1_score(y, top, average="macro"),
-        "macro_auc": metrics.roc_auc_score(y, probabilities, multi_class="ovr"),
-        "brier": sum((probabilities[i, k] - (y[i] == k)) ** 2 for i in range(200) for k in range(3))
-        / 200,
-    }
-    assert found.keys() == expected.keys() | {"expected_calibration_error"}
-    for name, value in expected.items():
-        assert found[name] == pytest.approx(value), name
-
-
-def test_class_without_rows_or_predictions_leaves_every_metric_finite():
-    targets = np.eye(3)[[0, 1, 0, 1]]
-    probabilities = np.array([[0.8, 0.1, 0.1], [0.7, 0.2, 0.1], [1, 0, 0], [0.9, 0.1, 0]])
-    found = score.score(targets, probabilities)
-    assert np.isfinite(list(found.values())).all()
-    assert found["macro_precision"] == pytest.approx((0.5 + 0 + 0) / 3)
-    assert found["macro_recall"] == pytest.approx((1 + 0 + 0) / 3)
-
-    found = score.score(np.eye(3)[[0, 0, 0, 0]], probabilities)
-    assert np.isfinite(list(found.values())).all()
-    assert found["macro_auc"] == 0.5
-
-
 def test_certain_and_wrong_row_has_a_large_but_finite_loss():
-    losses = score.row_losses(np.eye(3)[[0, 0]], np.eye(3)[[1, 0]])
+    losses = TASK.row_losses(np.eye(3)[[0, 0]], np.eye(3)[[1, 0]])
     assert losses.tolist() == [pytest.approx(-np.log(1e-15)), 0]
 
 
 def test_soft_targets_are_weighed_by_their_share():
-    found = score.row_losses(np.array([[0.5, 0.25, 0.25]]), np.array([[0.5, 0.3, 0.2]]))
+    found = TASK.row_losses(np.array([[0.5, 0.25, 0.25]]), np.array([[0.5, 0.3, 0.2]]))
     assert found[0] == pytest.approx(-0.5 * np.log(0.5) - 0.25 * np.log(0.3) - 0.25 * np.log(0.2))
-
-
-def test_calibration_error_by_hand():
-    probabilities = np.array([[0.9, 0.1, 0], [0.91, 0.05, 0.04], [0.5, 0.3, 0.2], [0, 1, 0]])
-    targets = np.eye(3)[[0, 1, 0, 1]]
-    # bins: {0.9, 0.91} says 0.905 and hits a half; {0.5} says 0.5 and hits; {1} is right
-    expected = (abs(0.9 + 0.91 - 1) + abs(0.5 - 1) + 0) / 4
-    assert score.calibration_error(targets, probabilities) == pytest.approx(expected)
 
 
 def test_regret_is_zero_for_the_truth_and_the_divergence_otherwise(values):
     _, _, truth = values
-    assert score.regret(truth, truth)["regret"] == 0
+    assert score.regret(TASK, truth, truth)["regret"] == 0
     prior = np.full_like(truth, 1 / 3)
-    found = score.regret(truth, prior)
+    found = score.regret(TASK, truth, prior)
     assert found["expected_log_loss"] == pytest.approx(np.log(3))
     assert found["best_log_loss"] == pytest.approx(-(truth * np.log(truth)).sum(axis=1).mean())
     assert found["regret"] == pytest.approx(found["expected_log_loss"] - found["best_log_loss"])
 
 
+def confusion(task, targets, probabilities):
+    part = score.scored(task, targets, probabilities, np.full(len(task.classes), 0.5))
+    return score.confusion(task, part.actual, part.given)
+
+
 def test_confusion_counts_are_those_of_scikit_learn(values):
     y, targets, probabilities = values
-    table = score.confusion(targets, probabilities, CLASSES)
+    table = confusion(TASK, targets, probabilities)
     expected = metrics.confusion_matrix(y, probabilities.argmax(axis=1))
     np.testing.assert_array_equal(table["rows"].to_numpy().reshape(3, 3), expected)
     assert table.loc[1, ["actual", "predicted"]].tolist() == ["a", "b"]
@@ -94,8 +57,23 @@ def test_confusion_counts_are_those_of_scikit_learn(values):
 
 
 def test_share_of_a_class_without_rows_is_zero():
-    table = score.confusion(np.eye(3)[[0, 1]], np.eye(3)[[0, 2]], CLASSES)
+    table = confusion(TASK, np.eye(3)[[0, 1]], np.eye(3)[[0, 2]])
     assert table.loc[table["actual"] == "tie", "share"].tolist() == [0, 0, 0]
+
+
+def test_confusion_of_several_labels_says_what_a_missed_label_was_taken_for():
+    actual = np.array([[1, 1, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]])
+    given = np.array([[1, 0, 1], [1, 1, 0], [0, 0, 0], [0, 0, 1], [0, 0, 0]])
+    table = confusion(MultiLabel(("x", "y", "z")), actual, given)
+    found = table["rows"].to_numpy().reshape(4, 4)
+    assert found.tolist() == [
+        [2, 0, 0, 0],
+        [0, 0, 1, 1],  # y: once taken for z, once not seen
+        [0, 0, 1, 0],
+        [0, 1, 0, 0],  # none missed, and y given wrongly
+    ]
+    assert table["predicted"].tolist()[:4] == ["x", "y", "z", "(none)"]
+    assert table["share"].tolist()[4:8] == [0, 0, 0.5, 0.5]
 
 
 def test_reliability_means_stand_in_their_bins(values):
@@ -152,7 +130,8 @@ def run_stage(folder, predictions="svm.parquet"):
     score.main(
         dataset="tiny", labels=folder / "labels.json", folds=folder / "folds.parquet",
         rows=folder / "rows.parquet", predictions=folder / predictions,
-        metrics=folder / "m.json", confusion_out=folder / "c.csv",
+        metrics=folder / "m.json", thresholds_out=folder / "t.json",
+        report_out=folder / "classes.csv", confusion_out=folder / "c.csv",
         reliability_out=folder / "r.csv",
     )  # fmt: skip
     return json.loads((folder / "m.json").read_text())
@@ -169,6 +148,7 @@ def test_stage_joins_by_id_and_writes_flat_finite_metrics(inputs, folds):
         own = folds.held(fold)
         expected = -np.log(truth[own, y[own]]).mean()
         assert found[f"log_loss_fold{fold}"] == pytest.approx(expected)
+    assert json.loads((inputs / "t.json").read_text()) == {}
     assert list(pd.read_csv(inputs / "c.csv")) == ["actual", "predicted", "rows", "share"]
     assert list(pd.read_csv(inputs / "r.csv")) == ["class", "predicted", "actual", "rows"]
 
@@ -178,3 +158,49 @@ def test_predictions_of_strangers_are_refused(inputs):
     write_table(table.assign(id=table["id"] + "?"), inputs / "other.parquet")
     with pytest.raises(InputError, match=r"other\.parquet: got 72 out-of-fold rows; expected ids"):
         run_stage(inputs, "other.parquet")
+
+
+@pytest.fixture
+def several(tmp_path):
+    """Rows of three folds, a labelled and an unlabelled dev row, and one of the test part."""
+    rng = np.random.default_rng(0)
+    part = np.array(["train"] * 90 + ["dev"] * 11 + ["test"])
+    probabilities = rng.beta(0.5, 2, (len(part), 3))
+    targets = (rng.random(probabilities.shape) < probabilities).astype(float)
+    targets[-2:] = np.nan
+    frame = pd.DataFrame({"id": [f"row {i}" for i in range(len(part))], "part": part})
+    folds = frame.assign(fold=np.where(part == "train", np.arange(len(part)) % 3, -1))
+    folds["group"] = np.arange(len(part))
+    folds[["y_x", "y_y", "y_z"]] = targets
+    write_table(folds, tmp_path / "folds.parquet")
+    write_table(frame, tmp_path / "rows.parquet")
+    table = frame.assign(part=np.where(part == "train", "oof", part))
+    table[["p_x", "p_y", "p_z"]] = probabilities
+    write_table(table, tmp_path / "svm.parquet")
+    write_json({"kind": "multi_label", "classes": ["x", "y", "z"]}, tmp_path / "labels.json")
+    return tmp_path, targets, probabilities
+
+
+def test_dev_part_is_judged_apart_with_the_thresholds_of_all_out_of_fold_rows(several):
+    folder, targets, probabilities = several
+    found = run_stage(folder)
+    assert all(isinstance(value, float) and np.isfinite(value) for value in found.values())
+    assert (found["rows"], found["dev_rows"]) == (90, 10)
+    dev = slice(90, 100)
+    thresholds = list(json.loads((folder / "t.json").read_text()).values())
+    expected = metrics.f1_score(targets[dev], probabilities[dev] >= thresholds, average="macro")
+    assert found["dev_macro_f1"] == pytest.approx(expected)
+    expected = metrics.f1_score(targets[dev], probabilities[dev] >= 0.5, average="macro")
+    assert found["dev_macro_f1_at_half"] == pytest.approx(expected)
+    report = pd.read_csv(folder / "classes.csv")
+    assert report["part"].tolist() == ["oof"] * 3 + ["dev"] * 3
+    assert report["threshold"].tolist() == thresholds * 2
+    assert report.loc[report["part"] == "dev", "f1"].mean() == pytest.approx(found["dev_macro_f1"])
+
+
+def test_out_of_fold_rows_are_not_judged_with_thresholds_that_saw_them(several):
+    folder, targets, probabilities = several
+    found = run_stage(folder)
+    thresholds = list(json.loads((folder / "t.json").read_text()).values())
+    seen = metrics.f1_score(targets[:90], probabilities[:90] >= thresholds, average="macro")
+    assert found["macro_f1"] < seen

@@ -8,9 +8,8 @@ import pytest
 from stages import split
 from stages.base.errors import InputError
 from stages.base.folds import read_folds
-from stages.base.tasks import Preference
+from stages.base.tasks import MultiLabel, Preference, SingleLabel
 
-COLUMNS = ("prompt", "response_a", "response_b")
 TARGETS = ["y_a", "y_b", "y_tie"]
 WORDS = [
     *("otter", "river", "copper", "violin", "harbour", "lantern"),
@@ -26,6 +25,7 @@ def make_params(**changes):
         "permutations": 128,
         "shingle_size": 5,
         "max_leak_share": 0.0,
+        "train_on_dev": False,
     }
     return split.SplitParams(**(params | changes))
 
@@ -51,7 +51,7 @@ def put(rows, column, cells):
 
 
 def do_split(rows, **changes):
-    return split.split_rows(rows, COLUMNS, TARGETS, make_params(**changes))
+    return split.split_rows(rows, Preference(), make_params(**changes))
 
 
 @pytest.mark.parametrize(
@@ -187,8 +187,8 @@ def test_leak_above_the_limit_is_refused_with_its_ids():
 def test_train_row_without_target_and_unknown_part_are_refused_at_once():
     rows = make_rows(distinct_prompts(30))
     rows.loc[4, "y_b"] = np.nan
-    rows.loc[5, "part"] = "dev"
-    with pytest.raises(InputError, match=r"part: got \['dev'\](?s:.)*\['r4'\]"):
+    rows.loc[5, "part"] = "holdout"
+    with pytest.raises(InputError, match=r"part: got \['holdout'\](?s:.)*\['r4'\]"):
         do_split(rows)
 
 
@@ -228,3 +228,79 @@ def test_main_writes_the_same_bytes_twice_and_flat_metrics(tmp_path, monkeypatch
     )
     folds = read_folds(Path("one.parquet"), Preference())
     assert folds.numbers == [0, 1, 2]
+
+
+SEVERAL = MultiLabel(("often", "sometimes", "rare"))
+
+
+def make_texts(n=120, n_dev=0, n_test=0):
+    """Rows of one text each with several classes: half, a fifth and a tenth of the rows."""
+    rows = pd.DataFrame({"id": [f"t{i}" for i in range(n)], "part": "train"})
+    rows["text"] = [prompt[0] for prompt in distinct_prompts(n)]
+    for name, every in zip(SEVERAL.classes, (2, 5, 10), strict=True):
+        rows[f"y_{name}"] = (np.arange(n) % every == 0).astype(float)
+    if n_test:
+        rows.loc[n - n_test :, "part"] = "test"
+        rows.loc[n - n_test :, [f"y_{name}" for name in SEVERAL.classes]] = np.nan
+    rows.loc[n - n_test - n_dev : n - n_test - 1, "part"] = "dev"
+    return rows
+
+
+def test_several_classes_are_all_stratified():
+    rows = make_texts()
+    folds, _ = split.split_rows(rows, SEVERAL, make_params())
+    counts = folds.groupby("fold")[["y_often", "y_sometimes", "y_rare"]].sum()
+    assert (counts.max() - counts.min()).max() <= 1
+    again, other = (split.split_rows(rows, SEVERAL, make_params(seed=s))[0] for s in (7, 8))
+    pd.testing.assert_frame_equal(folds, again)
+    assert folds["fold"].tolist() != other["fold"].tolist()
+
+
+def test_groups_of_rows_with_several_classes_are_kept_whole():
+    rows = make_texts()
+    rows.loc[60:89, "text"] = [text.upper() + "!" for text in rows["text"][:30]]
+    folds, metrics = split.split_rows(rows, SEVERAL, make_params())
+    assert metrics["duplicates_in_train"] == 30
+    assert folds.groupby("group")["fold"].nunique().max() == 1
+    assert folds.groupby("fold")["y_rare"].sum().min() >= 3
+
+
+def test_class_that_too_few_groups_have_among_others_is_refused():
+    rows = make_texts()
+    rows["y_rare"] = (np.arange(120) < 2).astype(float)
+    with pytest.raises(InputError, match=r"n_folds = 3(?s:.)*y_rare: got 2"):
+        split.split_rows(rows, SEVERAL, make_params())
+
+
+def test_dev_part_has_no_fold_and_its_leaks_are_counted():
+    rows = make_texts(n_dev=20, n_test=10)
+    rows.loc[95, "text"] = rows["text"][3].upper()
+    folds, metrics = split.split_rows(rows, SEVERAL, make_params(max_leak_share=0.05))
+    assert set(folds.loc[folds["part"] == "dev", "fold"]) == {-1}
+    assert folds.loc[folds["part"] == "dev", "y_often"].notna().all()
+    assert (metrics["rows_train"], metrics["rows_dev"], metrics["rows_test"]) == (90, 20, 10)
+    assert (metrics["dev_leaks"], metrics["dev_exact_leaks"], metrics["leaks"]) == (1, 1, 0)
+    with pytest.raises(InputError, match=r"1 dev rows(?s:.)*t95 \(dev\) like t3 \(train\)"):
+        split.split_rows(rows, SEVERAL, make_params())
+
+
+def test_dev_part_is_trained_on_only_where_the_params_say_so():
+    rows = make_texts(n_dev=20, n_test=10)
+    folds, metrics = split.split_rows(rows, SEVERAL, make_params(train_on_dev=True))
+    assert set(folds["part"]) == {"train", "test"}
+    assert (metrics["rows_train"], metrics["rows_test"]) == (110, 10)
+    assert "rows_dev" not in metrics
+
+
+def test_dev_row_without_target_is_refused():
+    rows = make_texts(n_dev=20)
+    rows.loc[110, "y_rare"] = np.nan
+    with pytest.raises(InputError, match=r"1 train or dev rows lack a target.*\['t110'\]"):
+        split.split_rows(rows, SEVERAL, make_params())
+
+
+def test_texts_of_one_class_are_stratified():
+    rows = make_texts().rename(columns={"y_rare": "y_yes"})
+    rows["y_no"] = 1 - rows["y_yes"]
+    folds, _ = split.split_rows(rows, SingleLabel(("no", "yes")), make_params())
+    assert folds.groupby("fold")["y_yes"].sum().tolist() == [4, 4, 4]

@@ -10,7 +10,7 @@ from stages.base.tables import write_json, write_table
 
 COLUMNS = {"id": "id", "a": "winner_model_a", "b": "winner_model_b", "tie": "winner_tie"}
 NAMES = tuple(COLUMNS.values())
-SECTION = {"columns": COLUMNS, "sample": "sample.csv", "smallest": 0.001}
+SECTION = {"columns": COLUMNS, "labels": None, "sample": "sample.csv", "smallest": 0.001}
 TEST_IDS = ["007", "8", "t🦦", "9"]  # text: 007 is not 7
 
 
@@ -29,6 +29,7 @@ def inputs(tmp_path):
     predicted[["p_a", "p_b", "p_tie"]] = [[1, 0, 0], *values]
     write_table(predicted, tmp_path / "p.parquet")
     write_json({"kind": "preference", "classes": ["a", "b", "tie"]}, tmp_path / "labels.json")
+    write_json({}, tmp_path / "t.json")
     write_sample(tmp_path, ["t🦦", "007", "9", "8"])
     return tmp_path
 
@@ -43,9 +44,10 @@ def run_stage(folder, monkeypatch, **changes):
     monkeypatch.chdir(folder)
     submit.main(
         dataset="tiny", labels=folder / "labels.json", raw=folder, folds=folder / "folds.parquet",
-        predictions=folder / "p.parquet", submission_out=folder / "submission.csv",
+        predictions=folder / "p.parquet", thresholds=folder / "t.json",
+        submission_out=folder / "submission.csv",
     )  # fmt: skip
-    return pd.read_csv(folder / "submission.csv", dtype={"id": str})
+    return pd.read_csv(folder / "submission.csv", dtype={"id": str, "label": str})
 
 
 def test_file_has_the_columns_and_the_order_of_the_sample(inputs, monkeypatch):
@@ -101,3 +103,70 @@ def test_clip_keeps_what_is_far_from_the_edges():
     found = submit.clip(rows, 0.01)
     np.testing.assert_allclose(found[0], rows[0])
     np.testing.assert_allclose(found[1], np.array([0.01, 0.01, 1]) / 1.02)
+
+
+LABELS = {"separator": None, "numbers_from": None, "at_least_one": False}
+WORDS = {"columns": {"id": "id", "label": "label"}, "sample": None}
+
+
+def write_task(folder, kind, classes=("a", "b", "tie"), thresholds=None):
+    write_json({"kind": kind, "classes": list(classes)}, folder / "labels.json")
+    write_json(thresholds or {}, folder / "t.json")
+
+
+def test_one_label_a_row_is_the_likeliest_class_in_the_raw_files_words(inputs, monkeypatch):
+    write_task(inputs, "single_label")
+    found = run_stage(inputs, monkeypatch, labels=LABELS, **WORDS)
+    assert found.to_dict("list") == {"id": TEST_IDS, "label": ["tie", "tie", "a", "tie"]}
+    numbers = LABELS | {"numbers_from": 1}
+    found = run_stage(inputs, monkeypatch, labels=numbers, **WORDS)
+    assert found["label"].tolist() == ["3", "3", "1", "3"]
+
+
+def test_several_labels_are_those_that_reach_their_thresholds(inputs, monkeypatch):
+    write_task(inputs, "multi_label", thresholds={"tie": 0.75, "b": 0.2, "a": 0.6})
+    section = LABELS | {"separator": ",", "numbers_from": 0}
+    found = run_stage(inputs, monkeypatch, labels=section, **WORDS)
+    assert found.fillna("")["label"].tolist() == ["1", "2", "0,1", "2"]
+    write_task(inputs, "multi_label", thresholds={"tie": 0.9, "b": 0.9, "a": 0.6})
+    found = run_stage(inputs, monkeypatch, labels=section, **WORDS)
+    assert found.fillna("")["label"].tolist() == ["", "2", "0", ""]
+    found = run_stage(inputs, monkeypatch, labels=section | {"at_least_one": True}, **WORDS)
+    assert found["label"].tolist() == ["2", "2", "0", "2"]
+
+
+def test_row_without_a_prediction_gets_the_likeliest_class_of_all(inputs, monkeypatch):
+    write_task(inputs, "single_label")
+    pd.DataFrame({"id": [*TEST_IDS, "lost"], "label": ""}).to_csv(
+        inputs / "sample.csv", index=False
+    )
+    words = WORDS | {"sample": "sample.csv"}
+    found = run_stage(inputs, monkeypatch, labels=LABELS, **words)
+    assert found.set_index("id")["label"]["lost"] == "a"
+
+
+def test_probabilities_of_several_labels_do_not_sum_to_one(inputs, monkeypatch):
+    write_task(inputs, "multi_label", thresholds={"a": 0.5, "b": 0.5, "tie": 0.5})
+    found = run_stage(
+        inputs, monkeypatch, sample=None, columns={n: n for n in ("id", "a", "b", "tie")}
+    )
+    np.testing.assert_allclose(found.iloc[1, 1:].astype(float), [0.001, 0.001, 0.999])
+
+
+@pytest.mark.parametrize(("separator", "torn"), [(None, "a"), ("i", "tie"), ("t", "tie")])
+def test_separator_must_stand_in_no_name(inputs, monkeypatch, separator, torn):
+    write_task(inputs, "multi_label", thresholds={"a": 0.5, "b": 0.5, "tie": 0.5})
+    with pytest.raises(InputError, match=f"got {separator!r}; expected .* that of '{torn}'"):
+        run_stage(inputs, monkeypatch, labels=LABELS | {"separator": separator}, **WORDS)
+
+
+def test_thresholds_must_be_those_of_the_classes(inputs, monkeypatch):
+    write_task(inputs, "multi_label", thresholds={"a": 0.5, "c": 0.5})
+    with pytest.raises(InputError, match=r"t\.json: got \['a', 'c'\]; expected the classes"):
+        run_stage(inputs, monkeypatch, labels=LABELS | {"separator": ","}, **WORDS)
+
+
+def test_columns_of_a_label_are_an_id_and_the_label(inputs, monkeypatch):
+    write_task(inputs, "single_label")
+    with pytest.raises(InputError, match=r"expected the keys \['id', 'label'\]"):
+        run_stage(inputs, monkeypatch, labels=LABELS)

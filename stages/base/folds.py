@@ -13,7 +13,9 @@ from stages.base.tables import FOLD, GROUP, ID, PART, TARGET, read_table
 from stages.base.tasks import Floats, Task
 
 TRAIN = "train"
+DEV = "dev"  # labelled, scored apart, never trained on
 TEST = "test"
+AUGMENTED = "augmented"  # varied copies of rows of the train part, for training only
 NO_FOLD = -1
 Indices = npt.NDArray[np.intp]
 
@@ -34,19 +36,26 @@ class Folds:
         return sorted({int(fold) for fold in self.fold if fold != NO_FOLD})
 
     def train(self, fold: int | None) -> Indices:
-        """Rows that the model of `fold` may see: the train part without that fold (None: all)."""
-        return np.flatnonzero(
-            (self.part == TRAIN) & (self.fold != (NO_FOLD if fold is None else fold))
-        )
+        """Rows that the model of `fold` may see: the train part without that fold (None: all).
+
+        With the copies of these rows, and without those of the fold.
+        """
+        seen = np.isin(self.part, (TRAIN, AUGMENTED))
+        return np.flatnonzero(seen & (self.fold != (NO_FOLD if fold is None else fold)))
+
+    @property
+    def judged(self) -> Indices:
+        """Rows that are predicted out of fold: the train part without copies."""
+        return np.flatnonzero(self.part == TRAIN)
 
     def held(self, fold: int) -> Indices:
         """Rows that the model of `fold` predicts out of fold."""
-        return np.flatnonzero(self.fold == fold)
+        return np.flatnonzero((self.part == TRAIN) & (self.fold == fold))
 
     @property
     def unseen(self) -> Indices:
-        """Rows that no fold's model sees (the test part)."""
-        return np.flatnonzero(self.part != TRAIN)
+        """Rows that no fold's model sees (the dev and test parts)."""
+        return np.flatnonzero(~np.isin(self.part, (TRAIN, AUGMENTED)))
 
 
 def read_folds(path: Path, task: Task) -> Folds:

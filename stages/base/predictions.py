@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from stages.base.folds import TRAIN, Folds
+from stages.base.folds import AUGMENTED, TRAIN, Folds
 from stages.base.tables import ID, PART
 from stages.base.tasks import Floats, Task
 
@@ -13,7 +13,7 @@ OOF = "oof"  # part of the rows that were predicted out of fold
 
 
 def prediction_table(folds: Folds, task: Task, values: Mapping[str, Floats]) -> pd.DataFrame:
-    """Columns `id`, `part` (oof, or the row's own part) and `<prefix><class>`.
+    """Columns `id`, `part` (oof, or the row's own part) and `<prefix><class>`; no copies of rows.
 
     Args:
         folds: For all rows.
@@ -23,4 +23,5 @@ def prediction_table(folds: Folds, task: Task, values: Mapping[str, Floats]) -> 
     frame = pd.DataFrame({ID: folds.ids, PART: np.where(folds.part == TRAIN, OOF, folds.part)})
     for prefix, probabilities in values.items():
         frame[[prefix + name for name in task.classes]] = probabilities
-    return frame
+    kept: pd.DataFrame = frame[folds.part != AUGMENTED]
+    return kept

@@ -1,4 +1,8 @@
-"""The kinds of task: class names, text columns, and the swap of A and B, which nothing else knows.
+"""The kinds of task: class names, text columns, losses and the swap of A and B.
+
+This module is the only one that knows what differs by task. A text has one class (`single_label`)
+or several at once (`multi_label`: a probability for each class on its own); of two answers to a
+prompt one is better, or none (`preference`).
 
 A preference is symmetric: exchanging the two answers must exchange the probabilities of `a` and
 `b`. Linear and boosted models get there through *odd* features, which change sign under the swap (a
@@ -14,15 +18,18 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
+from scipy.special import expit, softmax
 
 from stages.base.errors import InputError
 from stages.base.tables import read_json
 
 Floats: TypeAlias = npt.NDArray[np.floating[Any]]
 Matrix: TypeAlias = Any  # a dense array or a CSR matrix; scipy.sparse has no types
-Part: TypeAlias = Literal["difference", "magnitude", "sum", "prompt"]
+Part: TypeAlias = Literal["difference", "magnitude", "sum", "prompt", "text"]
 
 PAIR = "pair"  # key of even features of both answers at once, such as their cosine
+TEXT = "text"
+SMALLEST = 1e-15  # probabilities are clipped to this before their logarithm is taken
 
 
 @dataclass(frozen=True)
@@ -55,17 +62,149 @@ class Design:
 
 
 class Task:
-    """A task with its ordered classes.
+    """A task with its ordered classes; as it stands one class a row, and no swap.
 
-    Targets and predictions are `(n_rows, n_classes)` in that order.
+    Targets and predictions are `(n_rows, n_classes)` in the order of the classes. Where the classes
+    are `exclusive`, rows sum to 1; else each column is a probability on its own. `parts` are what
+    `design` can build. Only a `symmetric` task has a swap; the others are their own exchange.
     """
 
     kind: ClassVar[str]
     text_columns: ClassVar[tuple[str, ...]]
-    symmetric: ClassVar[bool]
+    parts: ClassVar[tuple[Part, ...]]
+    symmetric: ClassVar[bool] = False
+    exclusive: ClassVar[bool] = True
 
     def __init__(self, classes: tuple[str, ...]) -> None:
+        if not classes or len(set(classes)) < len(classes):
+            raise InputError(
+                f"classes: got {list(classes)}; expected at least one, and each name once"
+            )
         self.classes = classes
+
+    def swap_classes(self, values: Floats) -> Floats:
+        """Targets or probabilities `(n_rows, n_classes)` of the exchanged rows."""
+        return values
+
+    def swap_class_numbers(self, y: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+        """Class numbers of the exchanged rows."""
+        return y
+
+    def swap_blocks(self, blocks: Mapping[str, Block]) -> dict[str, Block]:
+        """Features of the exchanged rows."""
+        return dict(blocks)
+
+    def swap_design(self, X: Matrix, n_odd: int) -> Matrix:  # noqa: ARG002 - no odd columns here
+        """The design matrix of the exchanged rows."""
+        return X
+
+    def scores(self, utility: Floats, tie: Floats) -> Floats:  # noqa: ARG002
+        """Scores `(n_rows, n_classes)` of a symmetric model: of symmetric tasks only."""
+        raise TypeError(f"{self.kind} is not symmetric")
+
+    def slopes(self, by_scores: Floats) -> tuple[Floats, Floats]:  # noqa: ARG002
+        """Slopes of a loss by utility and by tie: of symmetric tasks only."""
+        raise TypeError(f"{self.kind} is not symmetric")
+
+    def relate(self, vectors: Mapping[str, Floats]) -> dict[str, Block]:
+        """Blocks of text vectors `(n_rows, size)`."""
+        return {
+            column: Block(values, tuple(str(i) for i in range(values.shape[1])))
+            for column, values in vectors.items()
+        }
+
+    def keys(self, parts: tuple[Part, ...]) -> tuple[str, ...]:
+        """Keys of the blocks that `design` takes for these parts.
+
+        Raises:
+            InputError: The task has no such part.
+        """
+        if not set(parts) <= set(self.parts):
+            raise InputError(
+                f"parts: got {list(parts)}; expected some of {list(self.parts)} for {self.kind}"
+            )
+        return self.text_columns
+
+    def design(
+        self,
+        blocks: Mapping[str, Block],
+        parts: tuple[Part, ...],  # noqa: ARG002 - a text has one part
+    ) -> Design:
+        """The features of the text as they are; none of them is odd."""
+        block = blocks[TEXT]
+        return Design(block.X, block.names, n_odd=0)
+
+    def link(self, scores: Floats) -> Floats:
+        """Probabilities `(n_rows, n_classes)` from scores (log-odds) of that shape."""
+        return np.asarray(softmax(scores, axis=1))
+
+    def row_losses(self, targets: Floats, probabilities: Floats) -> Floats:
+        """Log loss of each row, `(n_rows,)`, under (soft) targets."""
+        losses: Floats = -(targets * np.log(np.clip(probabilities, SMALLEST, 1))).sum(axis=1)
+        return losses
+
+    def loss_slopes(self, targets: Floats, probabilities: Floats) -> Floats:
+        """Slopes of `row_losses` by the probabilities, `(n_rows, n_classes)`."""
+        return -(targets / np.clip(probabilities, SMALLEST, None))
+
+    def sharpen(self, probabilities: Floats, temperature: float) -> Floats:
+        """Probabilities raised to 1 / `temperature`, made probabilities again."""
+        raised = probabilities ** (1 / temperature)
+        sharpened: Floats = raised / raised.sum(axis=1, keepdims=True)
+        return sharpened
+
+    def fault(self, probabilities: Floats) -> str | None:
+        """What is wrong with rows that should be probabilities, if anything is."""
+        if (probabilities < 0).any() or not np.allclose(probabilities.sum(axis=1), 1, atol=1e-6):
+            return "rows that do not sum to 1"
+        return None
+
+
+class SingleLabel(Task):
+    """Which one of the classes a text belongs to."""
+
+    kind = "single_label"
+    text_columns = (TEXT,)
+    parts = ("text",)
+
+
+class MultiLabel(Task):
+    """Which of the classes a text belongs to: none, one or several; each is a question of its own.
+
+    Its log loss is the mean over the classes of the binary log losses.
+    """
+
+    kind = "multi_label"
+    text_columns = (TEXT,)
+    parts = ("text",)
+    exclusive = False
+
+    def link(self, scores: Floats) -> Floats:
+        """Probabilities `(n_rows, n_classes)` from scores (log-odds) of that shape."""
+        return np.asarray(expit(scores))
+
+    def row_losses(self, targets: Floats, probabilities: Floats) -> Floats:
+        """Log loss of each row, `(n_rows,)`: the mean over the classes."""
+        p = np.clip(probabilities, SMALLEST, 1 - SMALLEST)
+        losses: Floats = -(targets * np.log(p) + (1 - targets) * np.log1p(-p)).mean(axis=1)
+        return losses
+
+    def loss_slopes(self, targets: Floats, probabilities: Floats) -> Floats:
+        """Slopes of `row_losses` by the probabilities, `(n_rows, n_classes)`."""
+        p = np.clip(probabilities, SMALLEST, 1 - SMALLEST)
+        return ((1 - targets) / (1 - p) - targets / p) / len(self.classes)
+
+    def sharpen(self, probabilities: Floats, temperature: float) -> Floats:
+        """Log-odds divided by `temperature`."""
+        yes, no = probabilities ** (1 / temperature), (1 - probabilities) ** (1 / temperature)
+        sharpened: Floats = yes / (yes + no)
+        return sharpened
+
+    def fault(self, probabilities: Floats) -> str | None:
+        """What is wrong with values that should be probabilities, if anything is."""
+        if ((probabilities < 0) | (probabilities > 1)).any():
+            return "values outside 0 to 1"
+        return None
 
 
 class Preference(Task):
@@ -73,6 +212,7 @@ class Preference(Task):
 
     kind = "preference"
     text_columns = ("prompt", "response_a", "response_b")
+    parts = ("difference", "magnitude", "sum", "prompt")
     symmetric = True
     swapped: ClassVar[Mapping[str, str]] = {"response_a": "response_b", "response_b": "response_a"}
 
@@ -121,7 +261,12 @@ class Preference(Task):
         }
 
     def keys(self, parts: tuple[Part, ...]) -> tuple[str, ...]:
-        """Keys of the blocks that `design` takes for these parts."""
+        """Keys of the blocks that `design` takes for these parts.
+
+        Raises:
+            InputError: The task has no such part.
+        """
+        super().keys(parts)
         answers = ("response_a", "response_b")
         return (*answers, "prompt", PAIR) if "prompt" in parts else answers
 
@@ -195,10 +340,14 @@ def vstack(blocks: list[Matrix]) -> Matrix:
     return np.vstack(blocks)
 
 
-TASKS: dict[str, type[Preference]] = {Preference.kind: Preference}
+TASKS: dict[str, type[Task]] = {
+    Preference.kind: Preference,
+    SingleLabel.kind: SingleLabel,
+    MultiLabel.kind: MultiLabel,
+}
 
 
-def read_task(path: Path) -> Preference:
+def read_task(path: Path) -> Task:
     """The task that labels.json describes.
 
     Raises:

@@ -1,8 +1,9 @@
-r"""How prompt and answers are written, in named numbers.
+r"""How texts are written, in named numbers.
 
-In: rows.parquet (turns of prompt and answers). Out: style.parquet, `id` and float32 columns
-`<text column>.<feature>` for the prompt and both answers, `pair.<feature>` for what both answers
-share; none of them knows which answer stands first. Nothing is fitted: each row stands for itself.
+In: rows.parquet (a text, or turns of prompt and answers). Out: style.parquet, `id` and float32
+columns `<text column>.<feature>` for each text. For pairs also how an answer takes up its prompt,
+and `pair.<feature>` for what both answers share; none of them knows which answer stands first.
+Nothing is fitted: each row stands for itself.
 
 Lengths weigh most in every published account of the arena (style control:
 https://lmsys.org/blog/2024-08-28-style-control). Here the compression of an answer given the
@@ -10,16 +11,17 @@ prompt, copied and repeated word trigrams, and capitalised words (names) add mos
 docs/log.md has the measurements.
 
     python -m stages.features.style --dataset demo --labels data/demo/labels.json \
-        --rows data/demo/rows.parquet --style data/demo/style.parquet
+        --rows data/demo/augmented/rows.parquet --style data/demo/style.parquet
 """
 
 import logging
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -28,7 +30,7 @@ from tqdm import tqdm
 from stages.base import parallel
 from stages.base.cli import run
 from stages.base.tables import ID, read_table, write_table
-from stages.base.tasks import PAIR, read_task
+from stages.base.tasks import PAIR, TEXT, Preference, read_task
 from stages.features._text import WINDOW, Features, Text, measure
 
 log = logging.getLogger("verdict")
@@ -60,6 +62,17 @@ def describe(prompt: Turns, response_a: Turns, response_b: Turns) -> Features:
     return {
         f"{key}.{name}": value for key, block in blocks.items() for name, value in block.items()
     }
+
+
+def describe_text(text: str) -> Features:
+    """All features of a row that is one text."""
+    return {f"{TEXT}.{name}": value for name, value in measure(Text([text])).items()}
+
+
+DESCRIBERS: dict[tuple[str, ...], Callable[..., Features]] = {
+    Preference.text_columns: describe,
+    (TEXT,): describe_text,
+}
 
 
 def to_prompt(answer: Text, prompt: Text) -> Features:
@@ -118,21 +131,21 @@ def cosine(a: Mapping[str, float], b: Mapping[str, float]) -> float:
     return product / math.sqrt(norms)
 
 
-def build(rows: pd.DataFrame) -> pd.DataFrame:
-    """The features of `rows` (columns prompt, response_a, response_b), in their order."""
-    columns = [rows[name] for name in ("prompt", "response_a", "response_b")]
-    texts = list(zip(*columns, strict=True))
+def build(rows: pd.DataFrame, columns: tuple[str, ...]) -> pd.DataFrame:
+    """The features of `rows`, in their order, from the text columns of their task."""
+    texts = list(zip(*(rows[name] for name in columns), strict=True))
     chunks = [texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK)]
-    names = list(describe([], [], []))
+    names = list(DESCRIBERS[columns](*[""] * len(columns)))
     progress = tqdm(chunks, desc="style", unit="chunk", disable=None)
-    values = parallel.run(_values, progress, processes=len(chunks) > 1)
+    work = partial(_values, DESCRIBERS[columns])
+    values = parallel.run(work, progress, processes=len(chunks) > 1)
     return pd.DataFrame(
         np.concatenate([np.empty((0, len(names)), np.float32), *values]), columns=names
     )
 
 
-def _values(chunk: Sequence[tuple[Turns, Turns, Turns]]) -> np.ndarray:
-    return np.array([list(describe(*row).values()) for row in chunk], np.float32)
+def _values(describer: Callable[..., Features], chunk: Sequence[tuple[Any, ...]]) -> np.ndarray:
+    return np.array([list(describer(*row).values()) for row in chunk], np.float32)
 
 
 def _packed(text: Text, known: Text | None = None) -> int:
@@ -164,7 +177,7 @@ def main(*, dataset: str, labels: Path, rows: Path, style: Path) -> None:
     task = read_task(labels)
     frame = read_table(rows, [ID, *task.text_columns])
     log.info("style: %d rows of %s", len(frame), dataset)
-    features = build(frame)
+    features = build(frame, task.text_columns)
     write_table(pd.concat([frame[[ID]], features], axis=1), style)
     log.info("style: %d features", features.shape[1])
 

@@ -11,8 +11,8 @@ are fitted later, inside the fold. Counting is exact and works on integers: a wo
 (texts x words) @ (words x n-grams): each distinct word is cut once.
 
     python -m stages.features.tfidf --dataset demo --labels data/demo/labels.json \
-        --clean data/demo/clean.parquet --folds data/demo/folds.parquet --tfidf data/demo/tfidf \
-        --lsa data/demo/lsa
+        --clean data/demo/clean.parquet --folds data/demo/augmented/folds.parquet \
+        --tfidf data/demo/tfidf --lsa data/demo/lsa
 """
 
 import logging

@@ -6,7 +6,7 @@ weighting helps) and the cosines between a row's texts. Trained without labels o
 with one worker: with more, gensim's threads race and no two runs are equal.
 
     python -m stages.features.word2vec --dataset demo --labels data/demo/labels.json \
-        --clean data/demo/clean.parquet --folds data/demo/folds.parquet \
+        --clean data/demo/clean.parquet --folds data/demo/augmented/folds.parquet \
         --word2vec data/demo/word2vec
 """
 

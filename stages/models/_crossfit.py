@@ -17,7 +17,7 @@ from stages.base import parallel
 from stages.base.folds import Folds, Indices
 from stages.base.params import Params
 from stages.base.tables import atomic
-from stages.base.tasks import Floats, Matrix, Preference
+from stages.base.tasks import Floats, Matrix, Task
 from stages.models._design import Encoder, FeatureSets, SourceParams
 from stages.models._sample import Balance, Sample, make_sample
 
@@ -51,9 +51,10 @@ class FoldFit:
 class CrossFit:
     """All folds' models, and predictions `(n_rows, n_classes)` for all rows.
 
-    `swapped` are the predictions for the rows with A and B exchanged.
+    `swapped` are the predictions for the rows with A and B exchanged, where the task has a swap.
     """
 
+    task: Task
     fits: Mapping[int, FoldFit]
     probabilities: Floats
     swapped: Floats
@@ -65,8 +66,8 @@ class CrossFit:
 
     def log_loss(self, folds: Folds) -> float:
         """Mean out-of-fold log loss."""
-        rows = folds.train(None)
-        return float(-(folds.targets[rows] * np.log(self.probabilities[rows])).sum(axis=1).mean())
+        rows = folds.judged
+        return float(self.task.row_losses(folds.targets[rows], self.probabilities[rows]).mean())
 
     def save(self, folder: Path, params: Params) -> None:
         """Write models and encoders of all folds, and the params behind them, as a folder."""
@@ -81,7 +82,7 @@ class CrossFit:
 
 
 def crossfit(
-    task: Preference,
+    task: Task,
     folds: Folds,
     sets: FeatureSets,
     sources: Mapping[str, SourceParams],
@@ -108,24 +109,27 @@ def crossfit(
         started = time.perf_counter()
         probabilities = predict(task, encoder, model, sets, rows)
         seconds = time.perf_counter() - started
-        exchanged = {name: task.swap_blocks(blocks) for name, blocks in sets.items()}
-        swapped = predict(task, encoder, model, exchanged, rows)
+        swapped = probabilities
+        if task.symmetric:
+            exchanged = {name: task.swap_blocks(blocks) for name, blocks in sets.items()}
+            swapped = predict(task, encoder, model, exchanged, rows)
         return FoldFit(encoder, model, rows, probabilities, swapped, seconds)
 
     fits = dict(zip(folds.numbers, parallel.run(one, folds.numbers), strict=True))
     return CrossFit(
+        task,
         fits,
         _gather(folds, fits, {k: f.probabilities for k, f in fits.items()}),
         _gather(folds, fits, {k: f.swapped for k, f in fits.items()}),
     )
 
 
-def predict(
-    task: Preference, encoder: Encoder, model: Model, sets: FeatureSets, rows: Indices
-) -> Floats:
-    """Probabilities `(len(rows), n_classes)`: the mean over both orders."""
+def predict(task: Task, encoder: Encoder, model: Model, sets: FeatureSets, rows: Indices) -> Floats:
+    """Probabilities `(len(rows), n_classes)`: the mean over both orders of a symmetric task."""
     design = encoder(sets, rows)
     straight = model.predict(design.X)
+    if not task.symmetric:
+        return straight
     turned = model.predict(task.swap_design(design.X, design.n_odd))
     return (straight + task.swap_classes(turned)) / 2
 

@@ -12,7 +12,7 @@ from scipy import sparse
 from stages.base.folds import Indices
 from stages.base.idf import fit_idf, weigh
 from stages.base.params import Params
-from stages.base.tasks import Block, Design, Floats, Matrix, Part, Preference
+from stages.base.tasks import Block, Design, Floats, Matrix, Part, Task
 
 FeatureSets = Mapping[str, Mapping[str, Block]]  # feature set -> text column -> block
 
@@ -21,7 +21,7 @@ LARGEST = 3.0  # standard deviations; what lies further out is pulled in (docs/l
 
 
 class SourceParams(Params):
-    """How a model takes a feature set: the parts of the pair, scaling, and a factor on all columns.
+    """How a model takes a feature set: parts of the pair (or `text`), scaling, a factor for all.
 
     `standard` scales a column to variance 1 on the training rows (and moves it to mean 0 where it
     is dense and even: the mean of an odd column is 0 by symmetry). Under an L2 penalty a larger
@@ -37,13 +37,13 @@ class SourceParams(Params):
 class Encoder:
     """Makes design matrices; `state` holds what was fitted: idf, means and scales."""
 
-    task: Preference
+    task: Task
     sources: Mapping[str, SourceParams]
     state: Mapping[str, Floats]
 
     @classmethod
     def fit(
-        cls, task: Preference, sources: Mapping[str, SourceParams], sets: FeatureSets, rows: Indices
+        cls, task: Task, sources: Mapping[str, SourceParams], sets: FeatureSets, rows: Indices
     ) -> "Encoder":
         """Fit on the rows `rows` of the feature sets."""
         state: dict[str, Floats] = {}
@@ -77,7 +77,7 @@ class Encoder:
 
 
 def _design(
-    task: Preference,
+    task: Task,
     source: SourceParams,
     blocks: Mapping[str, Block],
     rows: Indices,

@@ -1,29 +1,30 @@
-"""What a model is fitted on: rows with one class and a weight each, balanced."""
+"""What a model is fitted on: rows with their classes and a weight each, balanced."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from stages.base.folds import Indices
-from stages.base.tasks import Design, Floats, Matrix, Preference, vstack
+from stages.base.tasks import Design, Floats, Matrix, Task, vstack
 
 Balance: TypeAlias = Literal["none", "weights", "oversampling"]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Rows `X` (the first `n_odd` columns odd), class numbers `y`, weights and groups.
+    """Rows `X` (the first `n_odd` columns odd), their classes `y`, weights and groups.
 
-    Soft targets stand as one weighted row a class.
+    Where classes are exclusive, `y` are class numbers `(n_rows,)`, and soft targets stand as one
+    weighted row a class. Else `y` are the targets `(n_rows, n_classes)` themselves.
     """
 
-    task: Preference
+    task: Task
     X: Matrix
     n_odd: int
-    y: npt.NDArray[np.intp]
+    y: npt.NDArray[Any]
     weight: Floats
     group: npt.NDArray[np.integer]
 
@@ -31,6 +32,11 @@ class Sample:
     def n_classes(self) -> int:
         """The number of classes of the task, also of those that the sample lacks."""
         return len(self.task.classes)
+
+    @property
+    def targets(self) -> Floats:
+        """Targets `(n_rows, n_classes)`, not weighted."""
+        return self.y if self.y.ndim == 2 else np.eye(self.n_classes)[self.y]
 
     def take(self, rows: Indices) -> "Sample":
         """Some of the rows."""
@@ -43,7 +49,9 @@ class Sample:
         )
 
     def both_orders(self) -> "Sample":
-        """All rows, and behind them all rows with A and B exchanged."""
+        """All rows, and behind them all rows with A and B exchanged, where the task has a swap."""
+        if not self.task.symmetric:
+            return self
         return replace(
             self,
             X=vstack([self.X, self.task.swap_design(self.X, self.n_odd)]),
@@ -62,7 +70,7 @@ class Sample:
 
 
 def make_sample(
-    task: Preference,
+    task: Task,
     design: Design,
     targets: Floats,
     group: npt.NDArray[np.integer],
@@ -72,25 +80,39 @@ def make_sample(
     """A sample of all rows.
 
     Args:
-        task: Knows the swap.
+        task: Knows the swap, and whether the classes are exclusive.
         design: Of the training rows.
-        targets: `(n_rows, n_classes)`; rows sum to 1.
+        targets: `(n_rows, n_classes)`; rows sum to 1 where the classes are exclusive.
         group: `(n_rows,)`.
         balance: `weights` gives each class the same total weight, `oversampling` repeats rows of
-            the rarer classes at random until all are as frequent as the most frequent. Both move
-            the predicted probabilities away from the frequencies.
+            the rarer classes at random until all are as frequent as the most frequent. A row with
+            several classes counts for the rarest of them, rows with none are a class of their
+            own. Both move the predicted probabilities away from the frequencies.
         seed: Of the oversampling.
     """
-    row, y = np.nonzero(targets)
-    weight = targets[row, y]
+    if task.exclusive:
+        row, stratum = np.nonzero(targets)
+        weight = targets[row, stratum]
+    else:
+        row, stratum = np.arange(len(targets)), _rarest(targets)
+        weight = np.ones(len(targets))
     if balance == "weights":
-        total = np.bincount(y, weight, minlength=targets.shape[1])
-        weight = weight * (weight.sum() / (np.count_nonzero(total) * total[y]))
+        total = np.bincount(stratum, weight)
+        weight = weight * (weight.sum() / (np.count_nonzero(total) * total[stratum]))
     if balance == "oversampling":
-        drawn = _oversample(y, seed)
-        row, y, weight = row[drawn], y[drawn], weight[drawn]
+        drawn = _oversample(stratum, seed)
+        row, stratum, weight = row[drawn], stratum[drawn], weight[drawn]
     X = design.X if np.array_equal(row, np.arange(design.X.shape[0])) else design.X[row]
+    y = stratum if task.exclusive else targets[row]
     return Sample(task, X, design.n_odd, y, weight, group[row])
+
+
+def _rarest(targets: Floats) -> Indices:
+    """Number of the rarest class that each row has, `n_classes` for a row without one."""
+    has = targets >= 0.5
+    frequency = np.where(has, has.sum(axis=0), len(has) + 1)
+    rarest: Indices = np.where(has.any(axis=1), frequency.argmin(axis=1), has.shape[1])
+    return rarest
 
 
 def _oversample(y: npt.NDArray[np.intp], seed: int) -> Indices:

@@ -44,7 +44,7 @@ def train(
         folds: folds.parquet.
         sets: Where the feature sets are: folders of blocks, or tables with a column a feature.
         model: Out: the folder of fitted models.
-        predictions: Out: out-of-fold and test predictions.
+        predictions: Out: predictions of all rows, those of the train part out of fold.
         trials: Out: a CSV with a row for each trial of the search.
         cost: Out: what it cost, JSON.
     """
@@ -75,7 +75,9 @@ def train(
     table = search(params, evaluate)
     loss, chosen, fitted = best[0]
     fitted.save(model, chosen)
-    values = {PREDICTION: fitted.probabilities, SWAPPED: fitted.swapped}
+    values = {PREDICTION: fitted.probabilities}
+    if task.symmetric:
+        values[SWAPPED] = fitted.swapped
     write_table(prediction_table(stored, task, values), predictions)
     write_table(table, trials)
     spent = clock.write(cost, fitted=model, predict_ms_per_row=fitted.predict_ms_per_row)
@@ -88,7 +90,7 @@ def train(
     log.info(
         "%s: %d rows in %d folds, out-of-fold log loss %.4f",
         model.name,
-        len(stored.train(None)),
+        len(stored.judged),
         len(fitted.fits),
         loss,
     )

@@ -5,12 +5,13 @@ want few dense columns: on the sparse matrix itself a fit takes ten times as lon
 on one thread, the folds side by side.
 
     python -m stages.models.lgbm --dataset demo --labels data/demo/labels.json \
-        --folds data/demo/folds.parquet --lsa data/demo/lsa --style data/demo/style.parquet \
-        --model models/demo/lgbm --predictions data/demo/predictions/lgbm.parquet \
-        --trials metrics/demo/trials/lgbm.csv --cost metrics/demo/cost/lgbm.json
+        --folds data/demo/augmented/folds.parquet --lsa data/demo/lsa \
+        --style data/demo/style.parquet --model models/demo/lgbm \
+        --predictions data/demo/predictions/lgbm.parquet --trials metrics/demo/trials/lgbm.csv \
+        --cost metrics/demo/cost/lgbm.json
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +20,7 @@ from pydantic import Field
 
 from stages.base.cli import run
 from stages.base.params import read_params
-from stages.base.tasks import Floats, Matrix
+from stages.base.tasks import Floats, Matrix, Task
 from stages.models._design import SourceParams
 from stages.models._sample import Sample
 from stages.models._search import ModelParams
@@ -46,38 +47,45 @@ class LgbmParams(ModelParams):
     lsa: SourceParams
     style: SourceParams
 
-    def booster(self, n_classes: int, seed: int) -> dict[str, Any]:
+    def booster(self, task: Task, seed: int) -> dict[str, Any]:
         """The params in LightGBM's form."""
         own = {*ModelParams.model_fields, *self.sources(), "rounds", "stopping"}
+        objective = (
+            {"objective": "multiclass", "num_class": len(task.classes)}
+            if task.exclusive
+            else {"objective": "cross_entropy"}  # binary log loss that takes soft targets
+        )
         fixed = {
-            "objective": "multiclass", "num_class": n_classes, "bagging_freq": 1, "seed": seed,
-            "verbosity": -1, "num_threads": 1, "deterministic": True, "force_row_wise": True,
+            "bagging_freq": 1, "seed": seed, "verbosity": -1, "num_threads": 1,
+            "deterministic": True, "force_row_wise": True,
         }  # fmt: skip
-        return {**self.model_dump(exclude=own), **fixed}
+        return {**self.model_dump(exclude=own), **objective, **fixed}
 
 
 @dataclass(frozen=True)
 class Lgbm:
-    """A fitted booster."""
+    """A fitted booster, or one a class."""
 
-    booster: Any
+    boosters: tuple[Any, ...]
 
     def predict(self, X: Matrix) -> Floats:
         """Probabilities `(n_rows, n_classes)`."""
-        return np.asarray(self.booster.predict(X, num_threads=1))
+        return np.column_stack([booster.predict(X, num_threads=1) for booster in self.boosters])
 
     def save(self, stem: Path) -> None:
-        """Write `<stem>.txt`."""
-        self.booster.save_model(f"{stem}.txt")
+        """Write `<stem>.txt`, or `<stem>.<class number>.txt` for each class."""
+        for number, booster in enumerate(self.boosters):
+            suffix = f".{number}" if len(self.boosters) > 1 else ""
+            booster.save_model(f"{stem}{suffix}.txt")
 
 
 def fit(sample: Sample, params: LgbmParams, seed: int) -> Lgbm:
     """Fit, with early stopping where the params ask for it."""
     import lightgbm
 
-    settings = params.booster(sample.n_classes, seed)
+    settings = params.booster(sample.task, seed)
 
-    def grow(part: Sample, rounds: int, holdout: Sample | None) -> tuple[Lgbm, int]:
+    def grow(part: Sample, rounds: int, holdout: Sample | None) -> tuple[Any, int]:
         data = lightgbm.Dataset(part.X, part.y, weight=part.weight)
         watch: dict[str, Any] = {}
         if holdout is not None and params.stopping is not None:
@@ -88,9 +96,14 @@ def fit(sample: Sample, params: LgbmParams, seed: int) -> Lgbm:
                 "callbacks": [lightgbm.early_stopping(params.stopping.patience, verbose=False)],
             }
         booster = lightgbm.train(settings, data, rounds, **watch)
-        return Lgbm(booster), booster.best_iteration if watch else rounds
+        return booster, booster.best_iteration if watch else rounds
 
-    return fit_rounds(sample.both_orders(), params.stopping, params.rounds, seed, grow)
+    sample = sample.both_orders()
+    # LightGBM knows one label a row: several classes are as many boosters, each with its own rounds
+    several = [replace(sample, y=y) for y in sample.y.T] if sample.y.ndim == 2 else [sample]
+    return Lgbm(
+        tuple(fit_rounds(one, params.stopping, params.rounds, seed, grow) for one in several)
+    )
 
 
 def main(

@@ -5,7 +5,7 @@ layers with dropout, trained with AdamW. Every draw (weights, batches, dropout) 
 generator of the model's own, so that folds can run side by side.
 
     python -m stages.models.mlp --dataset demo --labels data/demo/labels.json \
-        --folds data/demo/folds.parquet --word2vec data/demo/word2vec \
+        --folds data/demo/augmented/folds.parquet --word2vec data/demo/word2vec \
         --style data/demo/style.parquet --model models/demo/mlp \
         --predictions data/demo/predictions/mlp.parquet --trials metrics/demo/trials/mlp.csv \
         --cost metrics/demo/cost/mlp.json
@@ -51,8 +51,12 @@ class MlpParams(ModelParams):
 
 @dataclass(frozen=True)
 class Mlp:
-    """Layers of (weight `(n_out, n_in)`, bias `(n_out,)`), ReLU between them, softmax last."""
+    """Layers of (weight `(n_out, n_in)`, bias `(n_out,)`), ReLU between them, softmax last.
 
+    Where classes are not `exclusive`, the last is a sigmoid.
+    """
+
+    exclusive: bool
     layers: list[tuple[Tensor, Tensor]]
 
     def scores(
@@ -74,7 +78,9 @@ class Mlp:
         import torch
 
         with torch.no_grad():
-            return torch.softmax(self.scores(torch.from_numpy(X)).double(), dim=1).numpy()
+            scores = self.scores(torch.from_numpy(X)).double()
+            found = torch.softmax(scores, dim=1) if self.exclusive else torch.sigmoid(scores)
+            return found.numpy()
 
     def save(self, stem: Path) -> None:
         """Write `<stem>.safetensors`."""
@@ -107,10 +113,11 @@ def _descend(
     generator = torch.Generator().manual_seed(seed)
     X, y, weight = (
         torch.from_numpy(part.X),
-        torch.from_numpy(part.y),
+        torch.from_numpy(part.y if part.task.exclusive else part.y.astype(np.float32)),
         torch.from_numpy(part.weight).float(),
     )
-    model = _new((X.shape[1], *params.hidden, part.n_classes), generator)
+    sizes = (X.shape[1], *params.hidden, part.n_classes)
+    model = Mlp(part.task.exclusive, _new(sizes, generator))
     optimizer = torch.optim.AdamW(
         [tensor for layer in model.layers for tensor in layer],
         params.learning_rate,
@@ -126,10 +133,8 @@ def _descend(
             optimizer.step()
         if holdout is None or params.stopping is None:
             continue
-        seen = -np.average(
-            np.log(model.predict(holdout.X)[np.arange(len(holdout.y)), holdout.y]),
-            weights=holdout.weight,
-        )
+        losses = part.task.row_losses(holdout.targets, model.predict(holdout.X))
+        seen = float(np.average(losses, weights=holdout.weight))
         if seen < best_loss:
             best_loss, best_epoch = seen, epoch
         elif epoch - best_epoch >= params.stopping.patience:
@@ -137,7 +142,7 @@ def _descend(
     return model, best_epoch
 
 
-def _new(sizes: tuple[int, ...], generator: torch.Generator) -> Mlp:
+def _new(sizes: tuple[int, ...], generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
     """Layers with the weights of He et al. (2015) and biases of 0."""
     import torch
 
@@ -145,13 +150,18 @@ def _new(sizes: tuple[int, ...], generator: torch.Generator) -> Mlp:
     for n_in, n_out in pairwise(sizes):
         weight = torch.randn(n_out, n_in, generator=generator) * (2 / n_in) ** 0.5
         layers.append((weight.requires_grad_(), torch.zeros(n_out, requires_grad=True)))
-    return Mlp(layers)
+    return layers
 
 
 def _weighted_loss(scores: Tensor, y: Tensor, weight: Tensor) -> Tensor:
-    from torch.nn.functional import cross_entropy
+    from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-    return (cross_entropy(scores, y, reduction="none") * weight).sum() / weight.sum()
+    losses = (
+        cross_entropy(scores, y, reduction="none")
+        if y.ndim == 1
+        else binary_cross_entropy_with_logits(scores, y, reduction="none").sum(dim=1)
+    )
+    return (losses * weight).sum() / weight.sum()
 
 
 def main(

@@ -1,16 +1,19 @@
 r"""Linear support vector machine on tf-idf and style features, calibrated.
 
 In: folds and feature sets. Out: a model for each fold, out-of-fold and test predictions. The
-margins of the one-vs-rest SVMs are turned into probabilities by a multinomial logistic regression
-on margins of rows that their SVM did not see (matrix scaling: Platt 1999, Guo et al. 2017), from a
-cross-validation inside the fold that keeps groups and both orders together.
+margins of the one-vs-rest SVMs are turned into probabilities by a logistic regression (multinomial,
+or one a class where a row can have several) on margins of rows that their SVM did not see (matrix
+scaling: Platt 1999, Guo et al. 2017), from a cross-validation inside the fold that keeps groups and
+both orders together.
 
     python -m stages.models.svm --dataset demo --labels data/demo/labels.json \
-        --folds data/demo/folds.parquet --tfidf data/demo/tfidf --style data/demo/style.parquet \
-        --model models/demo/svm --predictions data/demo/predictions/svm.parquet \
-        --trials metrics/demo/trials/svm.csv --cost metrics/demo/cost/svm.json
+        --folds data/demo/augmented/folds.parquet --tfidf data/demo/tfidf \
+        --style data/demo/style.parquet --model models/demo/svm \
+        --predictions data/demo/predictions/svm.parquet --trials metrics/demo/trials/svm.csv \
+        --cost metrics/demo/cost/svm.json
 """
 
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from typing import Annotated
@@ -22,7 +25,7 @@ from stages.base.cli import run
 from stages.base.params import read_params
 from stages.base.tasks import Floats, Matrix
 from stages.models._design import SourceParams
-from stages.models._linear import Linear
+from stages.models._linear import Linear, fit_linear
 from stages.models._sample import Sample
 from stages.models._search import ModelParams
 from stages.models._train import train
@@ -51,11 +54,14 @@ def fit(sample: Sample, params: SvmParams, seed: int) -> Linear:
     for fitted, held in sample.splits(params.calibration_folds, seed):
         coef, intercept = _machines(sample.take(fitted), params, seed)
         margins[held] = _margins(sample.X[held], coef, intercept)
-    calibration = LogisticRegression(C=1.0, max_iter=1000).fit(margins, sample.y, sample.weight)
+    scale, shift = fit_linear(
+        replace(sample, X=margins), lambda: LogisticRegression(C=1.0, max_iter=1000)
+    )
     coef, intercept = _machines(sample, params, seed)
     return Linear(
-        coef=(calibration.coef_ @ coef).astype(np.float32),
-        intercept=(calibration.coef_ @ intercept + calibration.intercept_).astype(np.float32),
+        sample.task,
+        coef=(scale @ coef).astype(np.float32),
+        intercept=(scale @ intercept + shift).astype(np.float32),
     )
 
 
@@ -64,10 +70,11 @@ def _machines(sample: Sample, params: SvmParams, seed: int) -> tuple[Floats, Flo
     from sklearn.svm import LinearSVC
 
     # Dual coordinate descent: at a small C five times faster than the primal solver.
-    machine = LinearSVC(C=params.C, dual=True, tol=TOLERANCE, random_state=seed, max_iter=10_000)
+    def machine() -> LinearSVC:
+        return LinearSVC(C=params.C, dual=True, tol=TOLERANCE, random_state=seed, max_iter=10_000)
+
     with ONE_AT_A_TIME:
-        machine.fit(sample.X, sample.y, sample.weight)
-    return machine.coef_, machine.intercept_
+        return fit_linear(sample, machine)
 
 
 def _margins(X: Matrix, coef: Floats, intercept: Floats) -> Floats:

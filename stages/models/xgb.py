@@ -5,7 +5,7 @@ runs on one thread (the folds run side by side), since the sums of several threa
 last bits.
 
     python -m stages.models.xgb --dataset demo --labels data/demo/labels.json \
-        --folds data/demo/folds.parquet --word2vec data/demo/word2vec \
+        --folds data/demo/augmented/folds.parquet --word2vec data/demo/word2vec \
         --style data/demo/style.parquet --model models/demo/xgb \
         --predictions data/demo/predictions/xgb.parquet --trials metrics/demo/trials/xgb.csv \
         --cost metrics/demo/cost/xgb.json
@@ -20,7 +20,7 @@ from pydantic import Field
 
 from stages.base.cli import run
 from stages.base.params import read_params
-from stages.base.tasks import Floats, Matrix
+from stages.base.tasks import Floats, Matrix, Task
 from stages.models._design import SourceParams
 from stages.models._sample import Sample
 from stages.models._search import ModelParams
@@ -47,12 +47,16 @@ class XgbParams(ModelParams):
     word2vec: SourceParams
     style: SourceParams
 
-    def booster(self, n_classes: int, seed: int) -> dict[str, Any]:
+    def booster(self, task: Task, seed: int) -> dict[str, Any]:
         """The params in XGBoost's form."""
         own = {*ModelParams.model_fields, *self.sources(), "rounds", "stopping"}
+        objective = (
+            {"objective": "multi:softprob", "num_class": len(task.classes)}
+            if task.exclusive
+            else {"objective": "binary:logistic"}  # a tree a class, one round after the other
+        )
         fixed = {
-            "objective": "multi:softprob",
-            "num_class": n_classes,
+            **objective,
             "tree_method": "hist",
             "nthread": 1,
             "seed": seed,
@@ -65,10 +69,12 @@ class Xgb:
     """A fitted booster."""
 
     booster: Any
+    n_classes: int
 
     def predict(self, X: Matrix) -> Floats:
         """Probabilities `(n_rows, n_classes)`."""
-        return np.asarray(self.booster.inplace_predict(X), np.float64)
+        found = np.asarray(self.booster.inplace_predict(X), np.float64)
+        return found.reshape(-1, self.n_classes)
 
     def save(self, stem: Path) -> None:
         """Write `<stem>.ubj`."""
@@ -79,7 +85,7 @@ def fit(sample: Sample, params: XgbParams, seed: int) -> Xgb:
     """Fit, with early stopping where the params ask for it."""
     import xgboost
 
-    settings = params.booster(sample.n_classes, seed)
+    settings = params.booster(sample.task, seed)
 
     def grow(part: Sample, rounds: int, holdout: Sample | None) -> tuple[Xgb, int]:
         data = xgboost.QuantileDMatrix(
@@ -97,7 +103,7 @@ def fit(sample: Sample, params: XgbParams, seed: int) -> Xgb:
                 "verbose_eval": False,
             }
         booster = xgboost.train(settings, data, rounds, **watch)
-        return Xgb(booster), booster.best_iteration + 1 if watch else rounds
+        return Xgb(booster, sample.n_classes), booster.best_iteration + 1 if watch else rounds
 
     return fit_rounds(sample.both_orders(), params.stopping, params.rounds, seed, grow)
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from stages.base.params import Params
 from stages.readers.rows import (
     Fault,
+    Reader,
     Reject,
     Row,
     Turns,
@@ -28,12 +28,10 @@ TEXTS = ("prompt", "response_a", "response_b")
 WINNERS = ("winner_model_a", "winner_model_b", "winner_tie")
 
 
-class ArenaReader(Params):
+class ArenaReader(Reader):
     """The competition's files, by their names in the raw folder."""
 
     format: Literal["arena"]
-    train: str
-    test: str
 
     @property
     def sample_columns(self) -> tuple[str, ...]:

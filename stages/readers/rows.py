@@ -3,6 +3,9 @@
 A reader turns a file into `Record`s (what the file holds, line by line) and each record into a
 `Row` (what the pipeline knows) or, where that fails with a `Fault`, into a `Reject`. No record is
 dropped: rows + rejects = records.
+
+A reason that starts with `LEFT_OUT` is no fault: the params ask for rows of another kind. Such
+rejects are counted apart, and no limit of faults is held against them.
 """
 
 import codecs
@@ -14,10 +17,15 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from stages.base.errors import InputError
+from stages.base.folds import TEST, TRAIN
+from stages.base.params import Params
+from stages.base.tasks import Preference
 
 Turns: TypeAlias = list[str | None]
 
+LEFT_OUT = "left out: "
 HEAD = 1 << 16  # bytes that decide whether a file is text at all
+WRONG_NUMBER = "wrong number of fields"
 TOLERANCE = 1e-6  # of a sum of probabilities
 FIELD_LIMIT = 2**31 - 1  # the csv module refuses fields above 128 KiB unless told otherwise
 # In a decoded JSON string half an emoji, in a line of `_csv_lines` a byte that is no UTF-8.
@@ -43,7 +51,7 @@ class Row:
 
     line: int
     id: str
-    texts: tuple[Turns, ...]
+    texts: tuple[Turns | str, ...]
     target: tuple[float, ...] | None
 
 
@@ -56,19 +64,68 @@ class Reject:
     reason: str
 
 
-Parse: TypeAlias = Callable[[dict[str, Any]], tuple[tuple[Turns, ...], tuple[float, ...] | None]]
+class Reader(Params):
+    """What every reader tells of itself; as it stands, that of comparisons of two answers."""
+
+    train: str
+    test: str
+
+    @property
+    def kind(self) -> str:
+        """The kind of task that the reader has targets for."""
+        return Preference.kind
+
+    @property
+    def files(self) -> tuple[tuple[str, str], ...]:
+        """Part and file, in the order of the rows; all parts but the test part are labelled."""
+        return ((TRAIN, self.train), (TEST, self.test))
+
+    def classes(self, raw: Path) -> tuple[str, ...]:  # noqa: ARG002 - a preference has its own
+        """The ordered classes of the files in the folder `raw`.
+
+        Raises:
+            InputError: They cannot be read.
+        """
+        return Preference().classes
 
 
-def to_rows(records: Iterator[Record], id_column: str, parse: Parse) -> Iterator[Row | Reject]:
-    """Each record as a row (texts and target by `parse`), or as a reject with its first fault."""
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a delimited text file is laid out.
+
+    `names` are those of the columns, None where the first line holds them. Without `quoted`, a
+    quote is a sign like any other, and a record is a line.
+    """
+
+    delimiter: str = ","
+    quoted: bool = True
+    names: tuple[str, ...] | None = None
+
+
+CSV = Layout()
+Parse: TypeAlias = Callable[
+    [dict[str, Any]], tuple[tuple[Turns | str, ...], tuple[float, ...] | None]
+]
+
+
+def to_rows(
+    records: Iterator[Record], id_column: str | None, parse: Parse, source: str = ""
+) -> Iterator[Row | Reject]:
+    """Each record as a row (texts and target by `parse`), or as a reject with its first fault.
+
+    Without a column of ids, the id is `<source>:<line>`.
+    """
     for record in records:
         name = None
         try:
-            name = as_id(record.fields.get(id_column))
+            if id_column is None:
+                name = f"{source}:{record.line}"
+            else:
+                name = as_id(record.fields.get(id_column))
             if record.fault is not None:
                 raise Fault(record.fault)
             texts, target = parse(record.fields)
-            if len({len(turns) for turns in texts}) > 1:
+            if len({len(turns) for turns in texts if isinstance(turns, list)}) > 1:
                 raise Fault("unequal turn counts")
         except Fault as fault:
             yield Reject(record.line, name, record.fault or str(fault))
@@ -110,9 +167,14 @@ def as_number(value: Any) -> float:
         return float("nan")
 
 
+def are_probabilities(values: Sequence[float]) -> bool:
+    """Whether each value is a probability."""
+    return all(0 <= value <= 1 for value in values)
+
+
 def is_distribution(values: Sequence[float]) -> bool:
     """Whether the values are probabilities that sum to 1."""
-    return all(0 <= value <= 1 for value in values) and abs(sum(values) - 1) <= TOLERANCE
+    return are_probabilities(values) and abs(sum(values) - 1) <= TOLERANCE
 
 
 def text_faults(path: Path) -> list[str]:
@@ -138,44 +200,65 @@ def column_faults(path: Path, needed: Sequence[str], known: Sequence[str]) -> li
     return faults + ([f"{path}: columns {twice} stand twice in {got}"] if twice else [])
 
 
-def csv_faults(path: Path, needed: Sequence[str], delimiter: str = ",") -> list[str]:
+def csv_faults(path: Path, needed: Sequence[str], layout: Layout = CSV) -> list[str]:
     """Why `path` is no delimited text file with the columns `needed` and at least one row."""
     faults = text_faults(path)
     if faults:
         return faults
-    header = csv_header(path, delimiter)
+    header = csv_header(path, layout)
     if any(SURROGATE.search(name) for name in header):
         return [
             f"{path}: no text file, its first line is not UTF-8; "
             f"expected a header with {list(needed)}"
         ]
     faults = column_faults(path, needed, header)
-    if not faults and next(csv_records(path, delimiter), None) is None:
-        faults = [f"{path}: no rows, got a header only; expected rows"]
-    return faults
+    if faults:
+        return faults
+    first = next(csv_records(path, layout), None)
+    if first is None:
+        return [f"{path}: no rows, got a header only; expected rows"]
+    if layout.names is not None and first.fault == WRONG_NUMBER:
+        return [
+            f"{path}:{first.line}: got another number of fields than names in `header`; "
+            f"expected {list(layout.names)}"
+        ]
+    return []
 
 
-def csv_header(path: Path, delimiter: str = ",") -> list[str]:
+def csv_header(path: Path, layout: Layout = CSV) -> list[str]:
     """The names of the columns."""
-    return next(_csv_lines(path, delimiter))[1]
+    return list(layout.names or next(_lines(path, layout))[1])
 
 
-def csv_records(path: Path, delimiter: str = ",") -> Iterator[Record]:
+def csv_records(path: Path, layout: Layout = CSV) -> Iterator[Record]:
     """The records of a delimited text file below its header; quoted fields may hold newlines.
 
     Raises:
         InputError: A quote is never closed, so that it is unknown how many rows there are.
     """
-    lines = _csv_lines(path, delimiter)
-    _, header = next(lines)
+    lines = _lines(path, layout)
+    header = layout.names or next(lines)[1]
     for line, values in lines:
         fields = dict(zip(header, values, strict=False))
         fault = None
         if any(not value.isascii() and SURROGATE.search(value) for value in values):
             fault = "bad UTF-8"
         elif len(values) != len(header):
-            fault = "wrong number of fields"
+            fault = WRONG_NUMBER
         yield Record(line, fields, fault)
+
+
+def _lines(path: Path, layout: Layout) -> Iterator[tuple[int, list[str]]]:
+    """Line number and values of each record, the header too; blank lines are no records."""
+    return (_csv_lines if layout.quoted else _plain_lines)(path, layout.delimiter)
+
+
+def _plain_lines(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    # newline="\n": a carriage return inside a text ends no line.
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
+        for number, line in enumerate(file, start=1):
+            if text := line.rstrip("\r\n"):
+                yield number, text.split(delimiter)
 
 
 class _Lines:
@@ -201,7 +284,6 @@ class _Lines:
 
 
 def _csv_lines(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Line number and values of each record, the header too; blank lines are no records."""
     csv.field_size_limit(FIELD_LIMIT)
     # surrogateescape keeps a bad byte in its own row, where strict decoding would end the file.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:

@@ -23,27 +23,21 @@ from pydantic import Field
 
 from stages.base.params import Params
 from stages.base.tasks import Preference
+from stages.readers.files import file_faults, file_records, layout_of
 from stages.readers.rows import (
     Fault,
-    Record,
+    Reader,
     Reject,
     Row,
     Turns,
     as_number,
     as_turns,
     clean_text,
-    column_faults,
-    csv_faults,
-    csv_records,
     is_distribution,
-    text_faults,
     to_rows,
 )
 
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
-SUFFIXES = (*DELIMITERS, ".jsonl", ".parquet")
 CLASSES = Preference().classes
-BATCH = 1_000  # rows of a Parquet file in memory at once
 
 
 class Columns(Params):
@@ -110,12 +104,10 @@ class ProbabilityLabel(Params):
         return target
 
 
-class TableReader(Params):
+class TableReader(Reader):
     """Two files of the raw folder, and what their columns mean."""
 
     format: Literal["table"]
-    train: str
-    test: str
     columns: Columns
     label: Annotated[ValueLabel | ProbabilityLabel, Field(discriminator="kind")]
 
@@ -131,16 +123,7 @@ class TableReader(Params):
 
     def faults(self, path: Path, *, labelled: bool) -> list[str]:
         """Why the file cannot be read at all."""
-        needed = self.needed(labelled=labelled)
-        if path.suffix not in SUFFIXES:
-            return [
-                f"{path}: unknown suffix, got {path.suffix!r}; expected one of {list(SUFFIXES)}"
-            ]
-        if path.suffix == ".parquet":
-            return _parquet_faults(path, needed)
-        if path.suffix == ".jsonl":
-            return _jsonl_faults(path, needed)
-        return csv_faults(path, needed, DELIMITERS[path.suffix])
+        return file_faults(path, self.needed(labelled=labelled), layout_of(path))
 
     def read(self, path: Path, *, labelled: bool) -> Iterator[Row | Reject]:
         """The rows and rejects of the file, in its order; targets only where `labelled`."""
@@ -153,7 +136,7 @@ class TableReader(Params):
             texts = tuple(turns_of(fields[name], name) for name in self.columns.texts)
             return texts, self.label.target(fields) if labelled else None
 
-        return to_rows(_records(path, needed), self.columns.id, parse)
+        return to_rows(file_records(path, needed, layout_of(path)), self.columns.id, parse)
 
 
 def turns_of(cell: Any, column: str) -> Turns:
@@ -163,78 +146,3 @@ def turns_of(cell: Any, column: str) -> Turns:
         Fault: The cell is something else.
     """
     return as_turns([cell] if cell is None or isinstance(cell, str) else cell, column)
-
-
-def _records(path: Path, needed: list[str]) -> Iterator[Record]:
-    if path.suffix == ".parquet":
-        return _parquet_records(path, needed)
-    if path.suffix == ".jsonl":
-        return _jsonl_records(path)
-    return csv_records(path, DELIMITERS[path.suffix])
-
-
-def _jsonl_faults(path: Path, needed: list[str]) -> list[str]:
-    faults = text_faults(path)
-    if faults:
-        return faults
-    # A row may lack a key and is a reject; where the first row lacks it, the params are wrong.
-    first = next((record for record in _jsonl_records(path) if record.fault is None), None)
-    if first is None:
-        return [f"{path}: no JSONL, got no line with a JSON object; expected one a line"]
-    return column_faults(path, needed, list(first.fields))
-
-
-def _jsonl_records(path: Path) -> Iterator[Record]:
-    with path.open("rb") as file:
-        for line, raw in enumerate(file, start=1):
-            if raw.strip():
-                yield _jsonl_record(line, raw)
-
-
-def _jsonl_record(line: int, raw: bytes) -> Record:
-    try:
-        fields = json.loads(raw.decode("utf-8-sig" if line == 1 else "utf-8"))
-    except UnicodeDecodeError:
-        return Record(line, {}, "bad UTF-8")
-    except (ValueError, RecursionError):
-        return Record(line, {}, "unparsable JSON")
-    return Record(line, fields) if isinstance(fields, dict) else Record(line, {}, "no JSON object")
-
-
-def _parquet_faults(path: Path, needed: list[str]) -> list[str]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if not path.is_file():
-        return [f"{path}: missing file; expected a file of that name"]
-    try:
-        with pq.ParquetFile(path) as file:
-            known, rows = file.schema_arrow.names, file.metadata.num_rows
-    except (OSError, pa.ArrowInvalid) as error:
-        return [f"{path}: no Parquet file: {error}"]
-    return column_faults(path, needed, known) or (
-        [] if rows else [f"{path}: no rows; expected rows"]
-    )
-
-
-def _parquet_records(path: Path, needed: list[str]) -> Iterator[Record]:
-    import pyarrow.parquet as pq
-
-    line = 0
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=BATCH, columns=needed):
-            for fields in _batch_rows(batch):
-                line += 1
-                yield Record(line, fields or {}, None if fields else "bad UTF-8")
-
-
-def _batch_rows(batch: Any) -> Iterator[dict[str, Any] | None]:
-    """The rows of an Arrow batch; None for a row with text that is no UTF-8 (Parquet allows it)."""
-    try:
-        yield from batch.to_pylist()
-    except UnicodeDecodeError:
-        for start in range(len(batch)):
-            try:
-                yield batch.slice(start, 1).to_pylist()[0]
-            except UnicodeDecodeError:
-                yield None

@@ -7,7 +7,18 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from stages.base.errors import InputError
-from stages.base.tasks import PAIR, Block, Design, Preference, cosine, hstack, read_task, vstack
+from stages.base.tasks import (
+    PAIR,
+    Block,
+    Design,
+    MultiLabel,
+    Preference,
+    SingleLabel,
+    cosine,
+    hstack,
+    read_task,
+    vstack,
+)
 
 TASK = Preference()
 PARTS = ("difference", "magnitude", "sum", "prompt")
@@ -130,9 +141,11 @@ def test_answers_must_have_the_same_features():
         ({"kind": "ranking", "classes": ["a"]}, r"labels\.json: kind: got 'ranking'; expected"),
         ({}, r"labels\.json: kind: got None"),
         ({"kind": "preference", "classes": ["b", "a", "tie"]}, r"got \['b', 'a', 'tie'\]"),
+        ({"kind": "single_label", "classes": []}, r"classes: got \[\]; expected at least one"),
+        ({"kind": "multi_label", "classes": ["x", "x"]}, r"got \['x', 'x'\](?s:.)*each name once"),
     ],
 )
-def test_labels_that_are_no_preference_are_refused(tmp_path, content, message):
+def test_labels_that_are_no_task_are_refused(tmp_path, content, message):
     path = tmp_path / "labels.json"
     path.write_text(json.dumps(content))
     with pytest.raises(InputError, match=message):
@@ -143,3 +156,99 @@ def test_labels_give_the_task(tmp_path):
     path = tmp_path / "labels.json"
     path.write_text(json.dumps({"kind": "preference", "classes": ["a", "b", "tie"]}))
     assert read_task(path).classes == ("a", "b", "tie")
+
+
+@pytest.mark.parametrize("kind", [SingleLabel, MultiLabel])
+def test_labels_give_a_task_on_texts_with_the_classes_of_the_file(tmp_path, kind):
+    path = tmp_path / "labels.json"
+    path.write_text(json.dumps({"kind": kind.kind, "classes": ["joy", "anger"]}))
+    task = read_task(path)
+    assert type(task) is kind
+    assert task.classes == ("joy", "anger")
+    assert task.text_columns == ("text",)
+    assert not task.symmetric
+
+
+@pytest.mark.parametrize("task", [SingleLabel(("x", "y")), MultiLabel(("x", "y"))])
+def test_text_is_its_own_design_and_its_own_exchange(task):
+    blocks = task.relate({"text": np.arange(6.0).reshape(3, 2)})
+    assert task.keys(("text",)) == ("text",)
+    design = task.design(blocks, ("text",))
+    assert (design.names, design.n_odd) == (("0", "1"), 0)
+    np.testing.assert_array_equal(design.X, blocks["text"].X)
+    assert task.swap_design(design.X, design.n_odd) is design.X
+    assert task.swap_blocks(blocks) == blocks
+    assert task.swap_classes(design.X) is design.X
+    assert task.swap_class_numbers(np.array([1, 0])).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("task", "parts"), [(TASK, ("text",)), (SingleLabel(("x", "y")), ("difference", "text"))]
+)
+def test_parts_that_a_task_has_not_are_refused(task, parts):
+    with pytest.raises(
+        InputError, match=rf"got \['{parts[0]}'.*expected some of .* for {task.kind}"
+    ):
+        task.keys(parts)
+
+
+def test_only_a_symmetric_task_has_utility_scores():
+    task = SingleLabel(("x", "y"))
+    with pytest.raises(TypeError, match="single_label is not symmetric"):
+        task.scores(np.zeros(1), np.zeros(1))
+    with pytest.raises(TypeError, match="single_label is not symmetric"):
+        task.slopes(np.zeros((1, 2)))
+
+
+MANY = [TASK, SingleLabel(("x", "y", "z")), MultiLabel(("x", "y", "z"))]
+
+
+def make_targets(task, n=50, seed=0):
+    rng = np.random.default_rng(seed)
+    drawn = rng.dirichlet(np.ones(3), n) if task.exclusive else rng.random((n, 3))
+    drawn[: n // 2] = np.eye(3)[drawn[: n // 2].argmax(axis=1)]
+    return drawn
+
+
+@pytest.mark.parametrize("task", MANY)
+def test_log_loss_is_that_of_scikit_learn(task):
+    from sklearn.metrics import log_loss
+
+    hard, p = make_targets(task)[:25], make_targets(task, 60, seed=1)[-25:]
+    if task.exclusive:
+        oracle = log_loss(hard.argmax(axis=1), p, labels=range(3))
+    else:
+        oracle = np.mean([log_loss(hard[:, k], p[:, k], labels=[0, 1]) for k in range(3)])
+    assert task.row_losses(hard, p).mean() == pytest.approx(oracle)
+
+
+@pytest.mark.parametrize("task", MANY)
+def test_slopes_of_the_loss_are_those_of_small_steps(task):
+    targets, p = make_targets(task)[-10:], make_targets(task, seed=1)[-10:]
+    slopes = task.loss_slopes(targets, p)
+    for k in range(3):
+        step = np.zeros(3)
+        step[k] = 1e-6
+        change = task.row_losses(targets, p + step) - task.row_losses(targets, p - step)
+        np.testing.assert_allclose(change / 2e-6, slopes[:, k], rtol=1e-4)
+
+
+@pytest.mark.parametrize("task", MANY)
+def test_certain_and_wrong_probabilities_have_finite_losses_and_slopes(task):
+    targets, p = np.eye(3), np.eye(3)[[1, 2, 0]]
+    assert np.isfinite(task.row_losses(targets, p)).all()
+    assert np.isfinite(task.loss_slopes(targets, p)).all()
+
+
+@pytest.mark.parametrize("task", MANY)
+def test_temperature_divides_the_log_odds(task):
+    scores = np.random.default_rng(0).normal(size=(9, 3))
+    np.testing.assert_allclose(task.sharpen(task.link(scores), 2.0), task.link(scores / 2))
+    np.testing.assert_allclose(task.sharpen(task.link(scores), 1.0), task.link(scores))
+
+
+def test_probabilities_sum_to_one_only_where_classes_exclude_each_other():
+    p = np.array([[0.9, 0.8]])
+    assert SingleLabel(("x", "y")).fault(p) == "rows that do not sum to 1"
+    assert MultiLabel(("x", "y")).fault(p) is None
+    assert MultiLabel(("x", "y")).fault(p + 0.2) == "values outside 0 to 1"

@@ -29,6 +29,10 @@ ROWS = [
 ]
 
 
+def build(rows):
+    return style.build(rows, Preference.text_columns)
+
+
 def answer(text):
     return measure(Text([text]))
 
@@ -136,7 +140,7 @@ def test_swap_of_the_answers_swaps_their_features_and_nothing_else(row):
 def test_every_feature_is_finite_and_answers_have_the_same_names():
     odd = ["\0", "🦦" * 50, "\ud800 lone", "‏مرحبا بالعالم", "...", "1 2 3", "a", "ß İ ﬁ"]
     rows = [*ROWS, *(([text], [text], ["plain"]) for text in odd)]
-    found = style.build(frame(rows))
+    found = build(frame(rows))
     assert np.isfinite(found.to_numpy()).all()
     assert set(found.dtypes) == {np.dtype(np.float32)}
     names = {
@@ -148,16 +152,16 @@ def test_every_feature_is_finite_and_answers_have_the_same_names():
 
 
 def test_rows_do_not_depend_on_each_other_or_on_chunks(monkeypatch):
-    together = style.build(frame(ROWS))
+    together = build(frame(ROWS))
     monkeypatch.setattr(style, "CHUNK", 1)
     monkeypatch.setenv("VERDICT_WORKERS", "1")
-    pd.testing.assert_frame_equal(style.build(frame(ROWS)), together)
-    turned = style.build(frame(ROWS[::-1]))[::-1].reset_index(drop=True)
+    pd.testing.assert_frame_equal(build(frame(ROWS)), together)
+    turned = build(frame(ROWS[::-1]))[::-1].reset_index(drop=True)
     pd.testing.assert_frame_equal(turned, together)
 
 
 def test_no_rows_give_no_rows_but_all_columns():
-    assert list(style.build(frame([]))) == list(style.build(frame(ROWS)))
+    assert list(build(frame([]))) == list(build(frame(ROWS)))
 
 
 HUGE = 200_000
@@ -204,10 +208,16 @@ def test_longer_real_answers_win_more_often(dataset):
         pytest.skip(f"no real data at {path}")
     with path.open(encoding="utf-8", newline="") as file:
         raw = [row for row, _ in zip(csv.DictReader(file), range(120), strict=False)]
-    found = style.build(
-        frame([[json.loads(row[c]) for c in Preference.text_columns] for row in raw])
-    )
+    found = build(frame([[json.loads(row[c]) for c in Preference.text_columns] for row in raw]))
     assert np.isfinite(found.to_numpy()).all()
     longer = np.sign(found["response_a.words"] - found["response_b.words"])
     won = np.array([int(row["winner_model_a"]) - int(row["winner_model_b"]) for row in raw])
     assert (longer * won).mean() > 0.03
+
+
+def test_text_has_the_measures_of_one_text():
+    found = style.build(pd.DataFrame({"text": ["Great food!", ""]}), ("text",))
+    expected = measure(Text(["Great food!"]))
+    assert list(found) == [f"text.{name}" for name in expected]
+    np.testing.assert_allclose(found.iloc[0], list(expected.values()), rtol=1e-6)
+    assert np.isfinite(found.to_numpy()).all()

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from stages.base.blocks import write_blocks
 from stages.base.tables import read_table, write_json, write_table
-from stages.base.tasks import Design
+from stages.base.tasks import Design, Preference
 from stages.models import lgbm, logreg, mlp, svm, xgb
 from stages.models._crossfit import crossfit
 from stages.models._linear import Linear
@@ -244,7 +244,9 @@ def test_early_stopping_finds_fewer_rounds_and_fits_the_whole_sample(sample, nam
     assert spread(model, sample.X) < spread(stopless, sample.X)
     if name != "mlp":
         rounds = (
-            model.booster.num_boosted_rounds if name == "xgb" else model.booster.current_iteration
+            model.booster.num_boosted_rounds
+            if name == "xgb"
+            else model.boosters[0].current_iteration
         )
         assert rounds() < 60
 
@@ -262,7 +264,7 @@ def sample(task, folds, sets):
 
 
 def test_linear_scores_do_not_lose_digits():
-    model = Linear(np.array([[1, -1]], np.float32), np.array([0.5], np.float32))
+    model = Linear(Preference(), np.array([[1, -1]], np.float32), np.array([0.5], np.float32))
     X = np.array([[1e4 + 1, 1e4]])
     assert model.scores(X)[0, 0] == 1.5
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from stages.base.tasks import Design
+from stages.base.tasks import Design, MultiLabel, SingleLabel
 from stages.models._sample import make_sample
 
 CLASSES = np.repeat([0, 1, 2], [12, 6, 3])
@@ -97,3 +97,40 @@ def test_splits_hold_each_row_once_and_keep_groups_and_orders_together(task, des
     assert [h.tolist() for _, h in sample.splits(3, 5)] == [
         h.tolist() for _, h in sample.splits(3, 5)
     ]
+
+
+SEVERAL = MultiLabel(("often", "seldom"))
+LABELS = np.array([[1, 0]] * 6 + [[1, 1]] * 2 + [[0, 0]])
+
+
+def make_several(targets, balance="none"):
+    X = np.arange(len(targets), dtype=np.float32)[:, None]
+    design = Design(X, ("n",), 0)
+    return make_sample(SEVERAL, design, targets, np.arange(len(targets)), balance, 0)
+
+
+def test_row_of_several_classes_stands_once_with_its_soft_targets():
+    targets = LABELS * 0.75
+    sample = make_several(targets).both_orders()
+    np.testing.assert_array_equal(sample.y, targets)
+    np.testing.assert_array_equal(sample.targets, targets)
+    assert sample.X.ravel().tolist() == list(range(9))
+    assert sample.take(np.array([2, 8])).y.tolist() == [[0.75, 0], [0, 0]]
+
+
+def test_balancing_several_classes_goes_by_the_rarest_of_a_row():
+    weighted = make_several(LABELS, "weights")
+    assert weighted.weight.sum() == pytest.approx(9)
+    np.testing.assert_allclose(weighted.weight, [0.5] * 6 + [1.5] * 2 + [3])
+    drawn = make_several(LABELS, "oversampling")
+    kind = 2 * drawn.y[:, 1] + drawn.y[:, 0]
+    assert np.unique(kind, return_counts=True)[1].tolist() == [6, 6, 6]
+
+
+def test_text_has_one_order(design):
+    task = SingleLabel(("x", "y", "z"))
+    sample = make_sample(
+        task, Design(design.X, design.names, 0), np.eye(3)[CLASSES], np.arange(21), "none", 0
+    )
+    assert sample.both_orders() is sample
+    np.testing.assert_array_equal(sample.targets, np.eye(3)[CLASSES])

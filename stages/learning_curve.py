@@ -1,0 +1,201 @@
+r"""How little labelled data is enough: chosen models on nested fractions of the train folds.
+
+In: folds and feature sets. Out: one table for a plot, a row for each model and fraction, with its
+metrics on all out-of-fold rows. The rows of a smaller fraction are among those of each larger one
+(nested), and each class keeps its share but at least one row (stratified; a row of several labels
+counts as one of its rarest). Folds and models are those of the models' own sections, without their
+search. Vocabulary and vectors need no labels: they are those of the whole train part.
+
+The one stage that imports others: it fits what they fit. No models in the params: an empty table.
+
+    python -m stages.learning_curve --dataset demo --labels data/demo/labels.json \
+        --folds data/demo/folds.parquet --tfidf data/demo/tfidf --lsa data/demo/lsa \
+        --word2vec data/demo/word2vec --style data/demo/style.parquet \
+        --curve metrics/demo/learning_curve.csv
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from pydantic import Field
+from tqdm import tqdm
+
+from stages._metrics import (
+    actual_labels,
+    decide,
+    decision_metrics,
+    nested_thresholds,
+    probability_metrics,
+)
+from stages.base.blocks import read_blocks, read_columns
+from stages.base.cli import run
+from stages.base.folds import Folds, Indices, read_folds
+from stages.base.params import Params, read_params
+from stages.base.tables import write_table
+from stages.base.tasks import Task, read_task
+from stages.models._crossfit import CrossFit, Fit, Model, crossfit
+from stages.models._design import FeatureSets
+from stages.models._sample import Sample
+from stages.models._search import ModelParams
+from stages.models.lgbm import LgbmParams
+from stages.models.lgbm import fit as fit_lgbm
+from stages.models.logreg import LogregParams
+from stages.models.logreg import fit as fit_logreg
+from stages.models.svm import SvmParams
+from stages.models.svm import fit as fit_svm
+from stages.models.xgb import XgbParams
+from stages.models.xgb import fit as fit_xgb
+
+log = logging.getLogger("verdict")
+
+M = TypeVar("M", bound=ModelParams)
+
+METRICS = [  # columns of the table; those that the task has
+    "log_loss",
+    "log_loss_standard_error",
+    "accuracy",
+    "balanced_accuracy",
+    "subset_accuracy",
+    "macro_f1",
+    "micro_f1",
+    "mean_average_precision",
+    "macro_auc",
+]
+
+
+class LearningCurveParams(Params):
+    """Section `learning_curve`: what to fit on which shares of each fold's training rows."""
+
+    models: tuple[Literal["logreg", "svm", "xgb", "lgbm"], ...]
+    fractions: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)]
+    seed: Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True)
+class FewerRows(Folds):
+    """Folds whose models see only some of their training rows."""
+
+    chosen: Mapping[int, Indices]
+
+    def train(self, fold: int | None) -> Indices:
+        """The chosen rows of a fold's model; None: the whole train part."""
+        return super().train(None) if fold is None else self.chosen[fold]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model's params, and how it is fitted with them."""
+
+    params: ModelParams
+    fit: Fit
+
+    @classmethod
+    def of(cls, params: M, fit: Callable[[Sample, M, int], Model]) -> "Candidate":
+        """A model by its own `fit`."""
+        return cls(params, lambda sample, seed: fit(sample, params, seed))
+
+
+def train_part(folds: Folds) -> Folds:
+    """The rows of the train part only: no other is to be predicted here."""
+    rows = folds.judged
+    return Folds(
+        ids=folds.ids.iloc[rows].reset_index(drop=True),
+        part=folds.part[rows],
+        fold=folds.fold[rows],
+        group=folds.group[rows],
+        targets=folds.targets[rows],
+    )
+
+
+def strata(task: Task, folds: Folds) -> npt.NDArray[np.intp]:
+    """The rarest class of each row, `(n_rows,)`; the number of classes where a row has none."""
+    actual = actual_labels(task, folds.targets)
+    size = np.where(actual, actual.sum(axis=0), len(actual) + 1)
+    rarest = np.where(actual.any(axis=1), size.argmin(axis=1), actual.shape[1])
+    return np.asarray(rarest, np.intp)
+
+
+def fewer_rows(folds: Folds, stratum: npt.NDArray[np.intp], fraction: float, seed: int) -> Folds:
+    """For each fold the first rows, in one random order, of each stratum of its training rows."""
+    order = np.random.default_rng(seed).permutation(len(folds.ids))
+    chosen = {}
+    for fold in folds.numbers:
+        rows = order[np.isin(order, folds.train(fold))]
+        own = stratum[rows]
+        kept = np.ceil((fraction * np.bincount(own)).round(6))  # of each stratum; 0.1 * 30 is 3
+        place = pd.Series(own).groupby(own).cumcount().to_numpy()
+        chosen[fold] = np.sort(rows[place < kept[own]])
+    return FewerRows(folds.ids, folds.part, folds.fold, folds.group, folds.targets, chosen)
+
+
+def judge(task: Task, folds: Folds, fitted: CrossFit) -> dict[str, float]:
+    """Metrics of the out-of-fold rows, labels given as in `score`."""
+    actual = actual_labels(task, folds.targets)
+    thresholds = nested_thresholds(actual, fitted.probabilities, folds.fold)
+    given = decide(task, fitted.probabilities, thresholds)
+    found = probability_metrics(task, folds.targets, fitted.probabilities)
+    found |= decision_metrics(task, actual, given)
+    return {name: found[name] for name in METRICS if name in found}
+
+
+def learning_curve(
+    task: Task,
+    folds: Folds,
+    sets: FeatureSets,
+    candidates: Mapping[str, Candidate],
+    params: LearningCurveParams,
+) -> pd.DataFrame:
+    """A row for each model and fraction; `rows` is the mean number of rows that a model saw."""
+    stratum = strata(task, folds)
+    trials = [(name, fraction) for name in candidates for fraction in sorted(params.fractions)]
+    lines = []
+    for name, fraction in tqdm(trials, desc="learning_curve", unit="fit", disable=None):
+        model = candidates[name]
+        fewer = fewer_rows(folds, stratum, fraction, params.seed)
+        fitted = crossfit(
+            task, fewer, sets, model.params.sources(), model.fit,
+            balance=model.params.balance, seed=model.params.seed,
+        )  # fmt: skip
+        rows = float(np.mean([len(fewer.train(fold)) for fold in fewer.numbers]))
+        lines.append(
+            {"model": name, "fraction": fraction, "rows": rows} | judge(task, fewer, fitted)
+        )
+    head = ["model", "fraction", "rows", *METRICS]
+    return pd.DataFrame(lines, columns=[n for n in head if not lines or n in lines[0]])
+
+
+def main(
+    *, dataset: str, labels: Path, folds: Path, tfidf: Path, lsa: Path, word2vec: Path,
+    style: Path, curve: Path,
+) -> None:  # fmt: skip
+    """Write the learning curves of the chosen models."""
+    params = read_params(LearningCurveParams, dataset, "learning_curve")
+    known: dict[str, Callable[[], Candidate]] = {
+        "logreg": lambda: Candidate.of(read_params(LogregParams, dataset, "logreg"), fit_logreg),
+        "svm": lambda: Candidate.of(read_params(SvmParams, dataset, "svm"), fit_svm),
+        "xgb": lambda: Candidate.of(read_params(XgbParams, dataset, "xgb"), fit_xgb),
+        "lgbm": lambda: Candidate.of(read_params(LgbmParams, dataset, "lgbm"), fit_lgbm),
+    }
+    candidates: dict[str, Candidate] = {name: known[name]() for name in params.models}
+    task = read_task(labels)
+    stored = train_part(read_folds(folds, task))
+    paths = {"tfidf": tfidf, "lsa": lsa, "word2vec": word2vec, "style": style}
+    needed = {name for model in candidates.values() for name in model.params.sources()}
+    sets = {
+        name: (read_blocks if path.is_dir() else read_columns)(path, stored.ids)
+        for name, path in paths.items()
+        if name in needed
+    }
+    table = learning_curve(task, stored, sets, candidates, params)
+    write_table(table, curve)
+    log.info("learning_curve: %d fits of %s", len(table), ", ".join(params.models) or "no model")
+
+
+if __name__ == "__main__":
+    run(main)

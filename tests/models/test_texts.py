@@ -1,0 +1,193 @@
+"""Every model on texts: with one class a row, with two classes only, and with several a row."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
+
+from stages.base.folds import DEV, NO_FOLD, TEST, TRAIN, Folds
+from stages.base.tasks import Block, Design, MultiLabel, SingleLabel
+from stages.models import lgbm, logreg, mlp, svm, xgb
+from stages.models._crossfit import crossfit
+from stages.models._linear import fit_linear
+from stages.models._sample import make_sample
+
+TEXT = {"parts": ["text"], "scale": "none", "weight": 1.0}
+SCALED = {"parts": ["text"], "scale": "standard", "weight": 0.3}
+SHARED = {"style": SCALED, "balance": "none", "seed": 3, "search": None}
+STOPPING = {"patience": 2, "holdout_parts": 3}
+PARAMS = {
+    "logreg": {"C": 1.0, "tfidf": TEXT},
+    "svm": {"C": 0.1, "calibration_folds": 3, "tfidf": TEXT},
+    "xgb": {
+        "rounds": 20, "learning_rate": 0.3, "max_depth": 2, "min_child_weight": 1.0,
+        "subsample": 0.7, "colsample_bytree": 0.6, "colsample_bynode": 0.7, "reg_lambda": 1.0,
+        "reg_alpha": 0.0, "max_bin": 16, "stopping": STOPPING, "word2vec": TEXT,
+    },
+    "lgbm": {
+        "rounds": 20, "learning_rate": 0.3, "num_leaves": 4, "min_data_in_leaf": 5,
+        "bagging_fraction": 0.7, "feature_fraction": 0.6, "lambda_l1": 0.0, "lambda_l2": 1.0,
+        "max_bin": 15, "extra_trees": True, "stopping": STOPPING, "lsa": TEXT,
+    },
+    "mlp": {
+        "hidden": [8], "dropout": 0.1, "learning_rate": 0.02, "weight_decay": 0.01,
+        "batch_size": 16, "rounds": 20, "stopping": STOPPING, "word2vec": SCALED,
+    },
+}  # fmt: skip
+KINDS = {
+    "logreg": (logreg, logreg.LogregParams),
+    "svm": (svm, svm.SvmParams),
+    "xgb": (xgb, xgb.XgbParams),
+    "lgbm": (lgbm, lgbm.LgbmParams),
+    "mlp": (mlp, mlp.MlpParams),
+}
+TASKS = {
+    "one of three": SingleLabel(("x", "y", "z")),
+    "one of two": SingleLabel(("no", "yes")),
+    "several": MultiLabel(("x", "y", "z")),
+}
+N, N_DEV, N_TEST = 150, 12, 9
+every_model = pytest.mark.parametrize("name", KINDS)
+every_task = pytest.mark.parametrize("kind", TASKS)
+
+
+@pytest.fixture(scope="module")
+def hidden():
+    """What decides on the classes, `(n_rows, 3)`."""
+    return np.random.default_rng(5).normal(size=(N + N_DEV + N_TEST, 3))
+
+
+@pytest.fixture(scope="module")
+def sets(hidden):
+    rng = np.random.default_rng(6)
+    rates = np.exp(np.hstack([hidden, -np.ones((len(hidden), 9))]))
+    counts = sparse.csr_matrix(rng.poisson(rates).astype(np.float32))
+    counts.data = 1 + np.log(counts.data)
+    dense = np.hstack([hidden, rng.normal(size=(len(hidden), 2))]).astype(np.float32)
+    blocks = {name: {"text": Block(dense, tuple("abcde"))} for name in ("style", "word2vec", "lsa")}
+    names = tuple(f"{'word' if i < 6 else 'char'} t{i}" for i in range(12))
+    return {"tfidf": {"text": Block(counts, names)}, **blocks}
+
+
+def make_folds(task, hidden):
+    n_classes = len(task.classes)
+    if task.exclusive:
+        targets = np.eye(n_classes)[hidden[:, :n_classes].argmax(axis=1)]
+    else:
+        targets = (hidden > 0.5).astype(float)
+        targets[:3] *= 0.75  # annotators that do not agree
+    part = np.repeat([TRAIN, DEV, TEST], [N, N_DEV, N_TEST])
+    targets[part == TEST] = np.nan
+    fold = np.where(part == TRAIN, np.arange(len(part)) % 3, NO_FOLD)
+    ids = pd.Series([f"r{i}" for i in range(len(part))])
+    return Folds(ids, part, fold, np.arange(len(part)), targets)
+
+
+def make_params(name, **changes):
+    return KINDS[name][1].model_validate_json(json.dumps(SHARED | PARAMS[name] | changes))
+
+
+def fit(kind, name, hidden, sets, **changes):
+    params = make_params(name, **changes)
+    return crossfit(
+        TASKS[kind], make_folds(TASKS[kind], hidden), sets, params.sources(),
+        lambda sample, seed: KINDS[name][0].fit(sample, params, seed),
+        balance=params.balance, seed=params.seed,
+    )  # fmt: skip
+
+
+@every_task
+@every_model
+@pytest.mark.parametrize("balance", ["none", "oversampling"])
+def test_model_learns_and_predicts_probabilities_for_all_parts(hidden, sets, kind, name, balance):
+    task = TASKS[kind]
+    folds = make_folds(task, hidden)
+    found = fit(kind, name, hidden, sets, balance=balance)
+    assert task.fault(found.probabilities) is None
+    assert found.probabilities.shape == folds.targets.shape
+    np.testing.assert_array_equal(found.swapped, found.probabilities)
+    rows = np.flatnonzero(folds.part == TRAIN)
+    shares = np.tile(folds.targets[rows].mean(axis=0), (len(rows), 1))
+    prior = task.row_losses(folds.targets[rows], shares).mean()
+    assert found.log_loss(folds) < prior - (0.05 if balance == "none" else 0.0)
+    dev = np.flatnonzero(folds.part == DEV)
+    assert task.row_losses(folds.targets[dev], found.probabilities[dev]).mean() < prior
+
+
+@every_task
+@every_model
+def test_same_seed_gives_the_same_files_with_any_number_of_workers(
+    hidden, sets, kind, name, monkeypatch, tmp_path
+):
+    for workers in ("1", "2"):
+        monkeypatch.setenv("VERDICT_WORKERS", workers)
+        fit(kind, name, hidden, sets).save(tmp_path / workers, make_params(name))
+    files = sorted(path.name for path in (tmp_path / "1").iterdir())
+    a_class = kind == "several" and name == "lgbm"  # a booster a class
+    assert len(files) == 3 * (3 if a_class else 1) + 3 + 1
+    for file in files:
+        assert (tmp_path / "1" / file).read_bytes() == (tmp_path / "2" / file).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def samples(hidden, sets):
+    design = Design(sets["lsa"]["text"].X.astype(np.float32), tuple("abcde"), 0)
+    found = {}
+    for kind, task in TASKS.items():
+        folds = make_folds(task, hidden)
+        rows = folds.train(None)
+        own = Design(design.X[rows], design.names, 0)
+        found[kind] = make_sample(task, own, folds.targets[rows], folds.group[rows], "weights", 0)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["one of three", "one of two"])
+def test_logistic_regression_is_that_of_scikit_learn(samples, kind, monkeypatch):
+    monkeypatch.setattr(logreg, "TOLERANCE", 1e-6)
+    sample = samples[kind]
+    oracle = LogisticRegression(C=2.0, tol=1e-8, max_iter=10_000)
+    oracle.fit(sample.X.astype(np.float64), sample.y, sample.weight)
+    model = logreg.fit(sample, make_params("logreg", C=2.0), 0)
+    np.testing.assert_allclose(
+        model.predict(sample.X), oracle.predict_proba(sample.X.astype(np.float64)), atol=1e-3
+    )
+
+
+def test_several_classes_are_as_many_logistic_regressions_of_soft_targets(samples, monkeypatch):
+    monkeypatch.setattr(logreg, "TOLERANCE", 1e-6)
+    sample = samples["several"]
+    model = logreg.fit(sample, make_params("logreg", C=2.0), 0)
+    X = np.vstack([sample.X, sample.X]).astype(np.float64)
+    for k, target in enumerate(sample.y.T):
+        weight = np.concatenate([target, 1 - target]) * np.tile(sample.weight, 2)
+        oracle = LogisticRegression(C=2.0, tol=1e-8, max_iter=10_000)
+        oracle.fit(X, np.repeat([1, 0], len(target)), weight)
+        expected = expit(oracle.decision_function(sample.X.astype(np.float64)))
+        np.testing.assert_allclose(model.predict(sample.X)[:, k], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["logreg", "svm"])
+@every_task
+def test_linear_model_takes_a_sample_that_lacks_classes(samples, name, kind):
+    sample = samples[kind]
+    lacking = np.flatnonzero(sample.targets[:, -1] < 0.5)
+    sample = sample.take(lacking)
+    if not sample.task.exclusive:
+        sample.y[:, -1] = 0
+    model = KINDS[name][0].fit(sample, make_params(name), 0)
+    p = model.predict(sample.X)
+    assert sample.task.fault(p) is None
+    assert 0 < p[:, -1].max() < 0.1
+
+
+def test_class_without_rows_counts_as_half_a_row(samples):
+    sample = samples["one of two"]
+    only = sample.take(np.flatnonzero(sample.y == 1))
+    coef, intercept = fit_linear(only, LogisticRegression)
+    assert not coef.any()
+    p = only.task.link(intercept[None])[0, 0]
+    assert p == pytest.approx(1 / (1 + 2 * len(only.y)))

@@ -1,0 +1,120 @@
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from stages import learning_curve as lc
+from stages.base.folds import Folds
+from stages.base.params import Params
+from stages.base.tasks import MultiLabel, SingleLabel
+from stages.models._design import SourceParams
+from stages.models._search import ModelParams
+
+FRACTIONS = (0.01, 0.1, 0.3, 1.0)
+CLASSES = ("joy", "grief", "anger")
+
+
+class PriorParams(ModelParams):
+    style: SourceParams
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Class shares of the rows that it saw."""
+
+    shares: np.ndarray
+
+    def predict(self, X):
+        return np.tile(self.shares, (X.shape[0], 1))
+
+
+def fit_prior(sample, params, seed):
+    return Prior(np.bincount(sample.y, minlength=sample.n_classes) / len(sample.y))
+
+
+@pytest.fixture
+def folds_of_texts():
+    """120 rows in three folds: 100 joy, 17 anger, 3 grief (one a fold)."""
+    y = np.repeat([0, 2, 1], [100, 17, 3])
+    return Folds(
+        ids=pd.Series([f"row {i}" for i in range(120)]), part=np.full(120, "train"),
+        fold=np.arange(120) % 3, group=np.arange(120), targets=np.eye(3)[y],
+    )  # fmt: skip
+
+
+def taken(folds, task, seed=0):
+    stratum = lc.strata(task, folds)
+    return {f: lc.fewer_rows(folds, stratum, f, seed) for f in FRACTIONS}
+
+
+def test_fractions_are_nested_and_end_with_all_rows(folds_of_texts):
+    found = taken(folds_of_texts, SingleLabel(CLASSES))
+    for fold in (0, 1, 2):
+        smaller = set()
+        for fraction in FRACTIONS:
+            rows = set(found[fraction].train(fold).tolist())
+            assert smaller <= rows <= set(folds_of_texts.train(fold).tolist())
+            smaller = rows
+        np.testing.assert_array_equal(found[1.0].train(fold), folds_of_texts.train(fold))
+
+
+def test_each_class_keeps_its_share_but_at_least_one_row(folds_of_texts):
+    found = taken(folds_of_texts, SingleLabel(CLASSES))
+    for fold in (0, 1, 2):
+        whole = folds_of_texts.targets[folds_of_texts.train(fold)].sum(axis=0)
+        for fraction in FRACTIONS:
+            kept = folds_of_texts.targets[found[fraction].train(fold)].sum(axis=0)
+            np.testing.assert_array_equal(kept, np.ceil((fraction * whole).round(6)))
+
+
+def test_seed_draws_the_rows(folds_of_texts):
+    first, same, other = (taken(folds_of_texts, SingleLabel(CLASSES), s)[0.1] for s in (0, 0, 1))
+    np.testing.assert_array_equal(first.train(0), same.train(0))
+    assert first.train(0).tolist() != other.train(0).tolist()
+
+
+def test_row_of_several_labels_counts_as_its_rarest(folds_of_texts):
+    targets = np.array([[1, 0, 1], [1, 0, 0], [1, 1, 1], [0, 0, 1], [0, 0, 0]] * 2, float)
+    folds = Folds(pd.Series(range(10)), *np.zeros((3, 10), int), targets)
+    task = MultiLabel(CLASSES)
+    assert lc.strata(task, folds).tolist() == [0, 0, 1, 2, 3] * 2
+
+
+def test_table_has_a_row_for_each_model_and_fraction(task, folds, sets):
+    source = SourceParams(parts=("difference",), scale="none", weight=1.0)
+    prior = lc.Candidate.of(
+        PriorParams(balance="none", seed=0, search=None, style=source), fit_prior
+    )
+    params = lc.LearningCurveParams(models=("svm", "logreg"), fractions=(1.0, 0.3), seed=0)
+    rows = folds.train(None)
+    part = lc.train_part(folds)
+    own = {
+        name: {k: type(b)(b.X[rows], b.names) for k, b in blocks.items()}
+        for name, blocks in sets.items()
+    }
+    table = lc.learning_curve(task, part, own, {"svm": prior, "logreg": prior}, params)
+    assert table["model"].tolist() == ["svm", "svm", "logreg", "logreg"]
+    assert table["fraction"].tolist() == [0.3, 1.0] * 2
+    assert table["rows"].iloc[1] == np.mean([len(folds.train(fold)) for fold in folds.numbers])
+    whole = table.iloc[1]
+    shares = np.array([folds.targets[folds.train(fold)].mean(axis=0) for fold in (0, 1, 2)])
+    shares = (shares + shares[:, [1, 0, 2]]) / 2  # both orders
+    losses = -np.log(shares[part.fold, part.targets.argmax(axis=1)])
+    assert whole["log_loss"] == pytest.approx(losses.mean())
+    assert np.isfinite(table.drop(columns="model").to_numpy(float)).all()
+
+
+def test_no_models_make_an_empty_table_with_a_head(task, folds, sets):
+    params = lc.LearningCurveParams(models=(), fractions=(1.0,), seed=0)
+    table = lc.learning_curve(task, lc.train_part(folds), sets, {}, params)
+    assert len(table) == 0
+    assert list(table)[:3] == ["model", "fraction", "rows"]
+
+
+def test_unknown_model_is_refused():
+    assert issubclass(lc.LearningCurveParams, Params)
+    with pytest.raises(ValueError, match="Input should be 'logreg', 'svm', 'xgb' or 'lgbm'"):
+        lc.LearningCurveParams.model_validate_json(
+            '{"models": ["gpt"], "fractions": [1.0], "seed": 0}'
+        )
