@@ -313,10 +313,9 @@ def test_importing_a_stage_writes_nothing_and_loads_no_heavy_library() -> None:
 
 def test_params_are_written_as_dvc_writes_them(tmp_path: Path) -> None:
     """So that the diff of an experiment shows its own change and nothing else."""
-    from dvc.utils.serialize import modify_yaml
+    from dvc.utils.hydra import apply_overrides
 
     copy = tmp_path / "params.yaml"
     copy.write_bytes((ROOT / "params.yaml").read_bytes())
-    with modify_yaml(str(copy)):
-        pass
+    apply_overrides(copy, [f"demo.demo.seed={PARAMS['demo']['demo']['seed']}"])
     assert copy.read_text(encoding="utf-8") == (ROOT / "params.yaml").read_text(encoding="utf-8")
