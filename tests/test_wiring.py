@@ -314,3 +314,13 @@ def test_importing_a_stage_writes_nothing_and_loads_no_heavy_library() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stdout + done.stderr == ""
     assert done.returncode == 0
+
+
+def test_params_are_written_as_dvc_writes_them(tmp_path: Path) -> None:
+    """So that the diff of an experiment shows its own change and nothing else."""
+    from dvc.utils.hydra import apply_overrides
+
+    copy = tmp_path / "params.yaml"
+    copy.write_bytes((ROOT / "params.yaml").read_bytes())
+    apply_overrides(copy, [f"demo.demo.seed={PARAMS['demo']['demo']['seed']}"])
+    assert copy.read_text(encoding="utf-8") == (ROOT / "params.yaml").read_text(encoding="utf-8")

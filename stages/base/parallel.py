@@ -27,16 +27,24 @@ def workers() -> int:
     return int(given)
 
 
-def run(function: Callable[[T], R], items: Iterable[T], *, processes: bool = False) -> list[R]:
+def run(
+    function: Callable[[T], R],
+    items: Iterable[T],
+    *,
+    processes: bool = False,
+    at_once: int | None = None,
+) -> list[R]:
     """`[function(item) for item in items]`, side by side.
 
     Threads share memory and suit work that releases the GIL (fits in compiled libraries);
-    `processes` suits pure Python. BLAS runs on one thread meanwhile: its threads would fight the
-    workers, and their number can change the last bits.
+    `processes` suits pure Python. `at_once` bounds what runs at the same time. BLAS runs on one
+    thread meanwhile: its threads would fight the workers, and their number can change the last
+    bits.
     """
+    n_jobs = min(workers(), at_once or workers())
     with threadpool_limits(limits=1):
         return list(
-            Parallel(n_jobs=workers(), prefer="processes" if processes else "threads")(
+            Parallel(n_jobs=n_jobs, prefer="processes" if processes else "threads")(
                 delayed(function)(item) for item in items
             )
         )

@@ -90,8 +90,9 @@ def crossfit(
     *,
     balance: Balance,
     seed: int,
+    at_once: int | None = None,
 ) -> CrossFit:
-    """Fit a model a fold, side by side, and predict all rows."""
+    """Fit a model a fold, side by side (`at_once` bounds how many), and predict all rows."""
 
     def one(fold: int) -> FoldFit:
         train = folds.train(fold)
@@ -115,7 +116,7 @@ def crossfit(
             swapped = predict(task, encoder, model, exchanged, rows)
         return FoldFit(encoder, model, rows, probabilities, swapped, seconds)
 
-    fits = dict(zip(folds.numbers, parallel.run(one, folds.numbers), strict=True))
+    fits = dict(zip(folds.numbers, parallel.run(one, folds.numbers, at_once=at_once), strict=True))
     return CrossFit(
         task,
         fits,

@@ -33,6 +33,7 @@ def train(
     predictions: Path,
     trials: Path,
     cost: Path,
+    at_once: int | None = None,
 ) -> None:
     """Cross-fit the model with the given params, or with the best that a search finds.
 
@@ -47,6 +48,7 @@ def train(
         predictions: Out: predictions of all rows, those of the train part out of fold.
         trials: Out: a CSV with a row for each trial of the search.
         cost: Out: what it cost, JSON.
+        at_once: At most so many folds at the same time; None for as many as there are cores.
     """
     clock = Cost()
     task = read_task(labels)
@@ -66,6 +68,7 @@ def train(
             lambda sample, seed: fit(sample, candidate, seed),
             balance=candidate.balance,
             seed=candidate.seed,
+            at_once=at_once,
         )
         loss = fitted.log_loss(stored)
         if not best or loss < best[0][0]:

@@ -15,7 +15,6 @@ both orders together.
 
 from dataclasses import replace
 from pathlib import Path
-from threading import Lock
 from typing import Annotated
 
 import numpy as np
@@ -31,9 +30,6 @@ from stages.models._search import ModelParams
 from stages.models._train import train
 
 TOLERANCE = 1e-2  # liblinear's own default is 0.1; 1e-4 takes three times as long for the same loss
-ONE_AT_A_TIME = (
-    Lock()
-)  # liblinear draws from one generator a process: folds would disturb each other
 
 
 class SvmParams(ModelParams):
@@ -73,8 +69,7 @@ def _machines(sample: Sample, params: SvmParams, seed: int) -> tuple[Floats, Flo
     def machine() -> LinearSVC:
         return LinearSVC(C=params.C, dual=True, tol=TOLERANCE, random_state=seed, max_iter=10_000)
 
-    with ONE_AT_A_TIME:
-        return fit_linear(sample, machine)
+    return fit_linear(sample, machine)
 
 
 def _margins(X: Matrix, coef: Floats, intercept: Floats) -> Floats:
@@ -91,6 +86,7 @@ def main(
         params, fit, dataset=dataset, labels=labels, folds=folds,
         sets={"tfidf": tfidf, "style": style},
         model=model, predictions=predictions, trials=trials, cost=cost,
+        at_once=1,  # liblinear draws from one generator a process, and copies its data twice
     )  # fmt: skip
 
 

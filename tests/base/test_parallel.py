@@ -1,3 +1,6 @@
+from operator import neg
+from time import sleep
+
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
@@ -6,15 +9,25 @@ from stages.base import parallel
 from stages.base.errors import InputError
 
 
-def double(x):
-    return 2 * x
-
-
 @pytest.mark.parametrize("processes", [False, True])
 @pytest.mark.parametrize("n", ["1", "2"])
 def test_results_stand_in_the_order_of_the_items(monkeypatch, n, processes):
     monkeypatch.setenv("VERDICT_WORKERS", n)
-    assert parallel.run(double, range(20), processes=processes) == [2 * i for i in range(20)]
+    assert parallel.run(neg, range(20), processes=processes) == [-i for i in range(20)]
+
+
+def test_at_once_bounds_what_runs_side_by_side(monkeypatch):
+    monkeypatch.setenv("VERDICT_WORKERS", "2")
+    running, most = [], []
+
+    def work(item):
+        running.append(item)
+        sleep(0.01)
+        most.append(len(running))
+        running.remove(item)
+
+    parallel.run(work, range(6), at_once=1)
+    assert most == [1] * 6
 
 
 def test_blas_has_one_thread_meanwhile(monkeypatch):
