@@ -33,7 +33,7 @@ def read_params(kind: type[P], dataset: str, section: str, path: Path = PARAMS_F
         wrong; lists every fault.
     """
     try:
-        tree = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        tree = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, YAMLError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     name = f"{dataset}.{section}"

@@ -71,7 +71,7 @@ def main(*, rows: int = 2000) -> None:
         tracked_copy(folder)
         set_rows(folder / "params.yaml", rows)
         with Repo(folder) as repo:
-            commands = {stage.addressing: stage.cmd for stage in repo.index.stages}
+            commands = {stage.name: stage.cmd for stage in repo.index.stages}
         lines, total = [], 0.0
         for stage, command in commands.items():
             wall, cpu, peak = measure(command.replace("python ", f"{sys.executable} ", 1), folder)
