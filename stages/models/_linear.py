@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
+from scipy import sparse
 
 from stages.base.folds import Indices
 from stages.base.tasks import Floats, Matrix, Task
@@ -36,25 +37,48 @@ class Linear:
         save_file({"coef": coef, "intercept": self.intercept}, f"{stem}.safetensors")
 
 
-def fit_linear(sample: Sample, make: Callable[[], Any]) -> tuple[Floats, Floats]:
+def fit_linear(
+    sample: Sample, make: Callable[[], Any], *, count_ratios: bool = False
+) -> tuple[Floats, Floats]:
     """Coefficients `(n_classes, n_features)` and intercepts `(n_classes,)`.
 
     Args:
         sample: Where its classes are not exclusive, each gets a classifier of its own.
         make: A new linear classifier of scikit-learn.
+        count_ratios: Scale the columns for each class by its log-count ratios. Each class gets a
+            classifier of its own then.
     """
-    if sample.task.exclusive:
+    if sample.task.exclusive and not count_ratios:
         return _fit_rows(make(), sample.X, sample.y, sample.weight, sample.n_classes)
     found = []
-    for share in sample.y.T:
+    for share in sample.targets.T:
         # A soft target is a yes and a no, each with its weight
         row, yes = np.nonzero(np.column_stack([1 - share, share]))
         X = sample.X if len(row) == len(share) else sample.X[row]
         weight = sample.weight[row] * np.where(yes, share[row], 1 - share[row])
+        ratio = log_count_ratios(X, yes, weight) if count_ratios else np.ones(1, np.float32)
+        if count_ratios:
+            X = (X @ sparse.diags_array(ratio)).tocsr() if sparse.issparse(X) else X * ratio
         rows, intercepts = _fit_rows(make(), X, yes, weight, 2)
-        found.append((rows[1] - rows[0], intercepts[1] - intercepts[0]))
+        found.append(((rows[1] - rows[0]) * ratio, intercepts[1] - intercepts[0]))
     coef, intercept = zip(*found, strict=True)
     return np.stack(coef), np.array(intercept)
+
+
+def log_count_ratios(X: Matrix, yes: Indices, weight: Floats) -> Floats:
+    """|log r| of each column, `(n_features,)`, r the ratio of its shares among yes and no rows.
+
+    Wang and Manning (Baselines and bigrams, 2012): a term that is as frequent in both tells nothing
+    and is shrunk. Counted are the rows that have the term, with one more of each. Columns with
+    negative values are no terms and keep their scale.
+    """
+    has = X != 0
+    counts = [1 + np.asarray((weight * (yes == answer)) @ has).ravel() for answer in (1, 0)]
+    r = (counts[0] / counts[0].sum()) / (counts[1] / counts[1].sum())
+    lowest = X.min(axis=0)
+    lowest = lowest.toarray().ravel() if sparse.issparse(lowest) else np.asarray(lowest)
+    ratios: Floats = np.where(lowest < 0, 1, np.abs(np.log(r))).astype(np.float32)
+    return ratios
 
 
 def _fit_rows(

@@ -4,7 +4,8 @@ In: folds and feature sets. Out: a model for each fold, out-of-fold and test pre
 margins of the one-vs-rest SVMs are turned into probabilities by a logistic regression (multinomial,
 or one a class where a row can have several) on margins of rows that their SVM did not see (matrix
 scaling: Platt 1999, Guo et al. 2017), from a cross-validation inside the fold that keeps groups and
-both orders together.
+both orders together. With `count_ratios` the machine of a class sees its terms scaled by how much
+they tell of it (NB-SVM: Wang and Manning 2012), fitted inside the fold.
 
     python -m stages.models.svm --dataset demo --labels data/demo/labels.json \
         --folds data/demo/augmented/folds.parquet --tfidf data/demo/tfidf \
@@ -37,6 +38,7 @@ class SvmParams(ModelParams):
 
     C: Annotated[float, Field(gt=0)]
     calibration_folds: Annotated[int, Field(ge=2)]
+    count_ratios: bool
     tfidf: SourceParams
     style: SourceParams
 
@@ -69,7 +71,7 @@ def _machines(sample: Sample, params: SvmParams, seed: int) -> tuple[Floats, Flo
     def machine() -> LinearSVC:
         return LinearSVC(C=params.C, dual=True, tol=TOLERANCE, random_state=seed, max_iter=10_000)
 
-    return fit_linear(sample, machine)
+    return fit_linear(sample, machine, count_ratios=params.count_ratios)
 
 
 def _margins(X: Matrix, coef: Floats, intercept: Floats) -> Floats:

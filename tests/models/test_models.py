@@ -25,7 +25,7 @@ SHARED = {"style": ALL, "balance": "none", "seed": 3, "search": None}
 STOPPING = {"patience": 2, "holdout_parts": 3}
 PARAMS = {
     "logreg": {"C": 0.1, "tfidf": ODD},
-    "svm": {"C": 0.1, "calibration_folds": 3, "tfidf": ODD},
+    "svm": {"C": 0.1, "calibration_folds": 3, "count_ratios": False, "tfidf": ODD},
     "xgb": {
         "rounds": 6, "learning_rate": 0.3, "max_depth": 2, "min_child_weight": 1.0,
         "subsample": 0.7, "colsample_bytree": 0.6, "colsample_bynode": 0.7, "reg_lambda": 1.0,

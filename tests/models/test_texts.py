@@ -13,7 +13,7 @@ from stages.base.folds import DEV, NO_FOLD, TEST, TRAIN, Folds
 from stages.base.tasks import Block, Design, MultiLabel, SingleLabel
 from stages.models import lgbm, logreg, mlp, svm, xgb
 from stages.models._crossfit import crossfit
-from stages.models._linear import fit_linear
+from stages.models._linear import fit_linear, log_count_ratios
 from stages.models._sample import make_sample
 
 TEXT = {"parts": ["text"], "scale": "none", "weight": 1.0}
@@ -22,7 +22,7 @@ SHARED = {"style": SCALED, "balance": "none", "seed": 3, "search": None}
 STOPPING = {"patience": 2, "holdout_parts": 3}
 PARAMS = {
     "logreg": {"C": 1.0, "tfidf": TEXT},
-    "svm": {"C": 0.1, "calibration_folds": 3, "tfidf": TEXT},
+    "svm": {"C": 0.1, "calibration_folds": 3, "count_ratios": False, "tfidf": TEXT},
     "xgb": {
         "rounds": 20, "learning_rate": 0.3, "max_depth": 2, "min_child_weight": 1.0,
         "subsample": 0.7, "colsample_bytree": 0.6, "colsample_bynode": 0.7, "reg_lambda": 1.0,
@@ -191,3 +191,21 @@ def test_class_without_rows_counts_as_half_a_row(samples):
     assert not coef.any()
     p = only.task.link(intercept[None])[0, 0]
     assert p == pytest.approx(1 / (1 + 2 * len(only.y)))
+
+
+def test_count_ratios_are_those_by_hand_and_leave_columns_with_a_sign_alone():
+    X = np.array([[2, 0, 1, -1], [1, 0, 1, 1], [0, 3, 1, 1]], np.float32)
+    yes, weight = np.array([1, 1, 0]), np.array([1.0, 2.0, 1.0])
+    # With one more of each: yes rows have 1 + 3, 1, 1 + 3 and 1 + 3, no rows 1, 2, 2 and 2
+    r = np.array([4 / 13, 1 / 13, 4 / 13]) / np.array([1 / 7, 2 / 7, 2 / 7])
+    expected = [*np.abs(np.log(r)), 1]
+    for given in (X, sparse.csr_matrix(X)):
+        np.testing.assert_allclose(log_count_ratios(given, yes, weight), expected, rtol=1e-6)
+
+
+@every_task
+def test_svm_on_scaled_terms_is_a_linear_model_that_learns(hidden, sets, kind):
+    plain, scaled = (fit(kind, "svm", hidden, sets, count_ratios=r) for r in (False, True))
+    folds = make_folds(TASKS[kind], hidden)
+    assert not np.array_equal(plain.probabilities, scaled.probabilities)
+    assert scaled.log_loss(folds) < plain.log_loss(folds) + 0.1
