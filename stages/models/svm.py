@@ -12,6 +12,7 @@ cross-validation inside the fold that keeps groups and both orders together.
 """
 
 from pathlib import Path
+from threading import Lock
 from typing import Annotated
 
 import numpy as np
@@ -27,6 +28,7 @@ from stages.models._search import ModelParams
 from stages.models._train import train
 
 TOLERANCE = 1e-2  # liblinear's own default is 0.1; 1e-4 takes three times as long for the same loss
+LIBLINEAR = Lock()  # it draws from one generator a process
 
 
 class SvmParams(ModelParams):
@@ -61,7 +63,8 @@ def _machines(sample: Sample, params: SvmParams, seed: int) -> tuple[Floats, Flo
 
     # Dual coordinate descent: at a small C five times faster than the primal solver.
     machine = LinearSVC(C=params.C, dual=True, tol=TOLERANCE, random_state=seed, max_iter=10_000)
-    machine.fit(sample.X, sample.y, sample.weight)
+    with LIBLINEAR:
+        machine.fit(sample.X, sample.y, sample.weight)
     return machine.coef_, machine.intercept_
 
 
@@ -79,7 +82,7 @@ def main(
         params, fit, dataset=dataset, labels=labels, folds=folds,
         sets={"tfidf": tfidf, "style": style},
         model=model, predictions=predictions, trials=trials, cost=cost,
-        at_once=1,  # liblinear draws from one generator a process, and copies its data twice
+        at_once=1,  # liblinear copies its data twice: two folds at once take twice the memory
     )  # fmt: skip
 
 
