@@ -16,6 +16,7 @@ they tell of it (NB-SVM: Wang and Manning 2012), fitted inside the fold.
 
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 from typing import Annotated
 
 import numpy as np
@@ -31,6 +32,7 @@ from stages.models._search import ModelParams
 from stages.models._train import train
 
 TOLERANCE = 1e-2  # liblinear's own default is 0.1; 1e-4 takes three times as long for the same loss
+LIBLINEAR = Lock()  # it draws from one generator a process
 
 
 class SvmParams(ModelParams):
@@ -71,7 +73,8 @@ def _machines(sample: Sample, params: SvmParams, seed: int) -> tuple[Floats, Flo
     def machine() -> LinearSVC:
         return LinearSVC(C=params.C, dual=True, tol=TOLERANCE, random_state=seed, max_iter=10_000)
 
-    return fit_linear(sample, machine, count_ratios=params.count_ratios)
+    with LIBLINEAR:
+        return fit_linear(sample, machine, count_ratios=params.count_ratios)
 
 
 def _margins(X: Matrix, coef: Floats, intercept: Floats) -> Floats:
@@ -88,7 +91,7 @@ def main(
         params, fit, dataset=dataset, labels=labels, folds=folds,
         sets={"tfidf": tfidf, "style": style},
         model=model, predictions=predictions, trials=trials, cost=cost,
-        at_once=1,  # liblinear draws from one generator a process, and copies its data twice
+        at_once=1,  # liblinear copies its data twice: two folds at once take twice the memory
     )  # fmt: skip
 
 
