@@ -184,7 +184,6 @@ def followers(*models: str) -> set[str]:
     return {
         *(f"{model}@demo" for model in scored),
         *(f"score@demo-{model}" for model in scored),
-        *(["learning_curve@demo"] if models else []),
         "leaderboard@demo",
         "submit@demo",
     }
@@ -227,7 +226,7 @@ def test_change_of_the_svm_reruns_its_followers_only(project: Project) -> None:
     with (project.folder / "stages/models/svm.py").open("a", encoding="utf-8") as file:
         file.write("# the same model, other bytes in its module\n")
     # the leaderboard shows the cost
-    assert set(project.repro()) == {"svm@demo", "learning_curve@demo", "leaderboard@demo"}
+    assert set(project.repro()) == {"svm@demo", "leaderboard@demo"}
     project.edit("stages/models/svm.py", "LinearSVC(C=params.C", "LinearSVC(C=100 * params.C")
     stages = project.repro()
     assert sorted(stages) == sorted(followers("svm"))

@@ -29,7 +29,7 @@ def read(name: str) -> Any:
 
 STAGES = read("dvc.yaml")["stages"]
 PARAMS = read("params.yaml")
-DATASETS = [name for name in PARAMS if name != "datasets"]
+DATASETS = [name for name in PARAMS if name not in {"datasets", "learning_curves"}]
 
 
 def datasets_of(stage: str) -> list[str]:
