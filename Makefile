@@ -13,9 +13,9 @@ help:
 
 define SHOW_RESULTS
 from pathlib import Path
-from ruamel.yaml import YAML
-for dataset in YAML(typ="safe", pure=True).load(Path("params.yaml"))["datasets"]:
-    print(Path("metrics", dataset, "leaderboard.md").read_text(encoding="utf-8"))
+from stages.base.params import read_datasets
+print(Path("metrics/leaderboard.md").read_text(encoding="utf-8"))
+for dataset in read_datasets():
     print("submission:", Path("data", dataset, "submission.csv"))
 endef
 export SHOW_RESULTS

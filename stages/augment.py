@@ -12,7 +12,7 @@ is copied with all of them. `data/<dataset>/augmented/` is what features and mod
     python -m stages.augment --dataset demo --labels data/demo/labels.json \
         --rows data/demo/rows.parquet --folds data/demo/folds.parquet \
         --rows-out data/demo/augmented/rows.parquet --folds-out data/demo/augmented/folds.parquet \
-        --metrics metrics/demo/augment.json
+        --metrics metrics/augment/demo.json
 """
 
 import logging

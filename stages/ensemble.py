@@ -8,8 +8,8 @@ kept only where it lowers the nested log loss.
 
     python -m stages.ensemble --dataset demo --labels data/demo/labels.json \
         --folds data/demo/folds.parquet --members data/demo/predictions \
-        --predictions data/demo/predictions/ensemble.parquet --weights metrics/demo/weights.json \
-        --cost metrics/demo/cost/ensemble.json
+        --predictions data/demo/predictions/ensemble.parquet --weights metrics/weights/demo.json \
+        --cost metrics/cost/demo/ensemble.json
 """
 
 import logging

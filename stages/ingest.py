@@ -13,7 +13,7 @@ format; this stage knows what holds for all of them.
 
     python -m stages.ingest --dataset arena --raw data/raw/arena \
       --rows data/arena/rows.parquet --rejects data/arena/rejects.parquet \
-      --labels data/arena/labels.json --metrics metrics/arena/ingest.json
+      --labels data/arena/labels.json --metrics metrics/ingest/arena.json
 """
 
 import logging

@@ -1,11 +1,11 @@
-r"""Put quality and cost of all models side by side.
+r"""Put quality and cost of all models side by side, dataset by dataset.
 
-In: each model's metrics and cost. Out: one table, best log loss first, as CSV and as Markdown. The
-cost of the ensemble is what it needs beyond its members.
+In: the metrics of the models of the datasets that params.yaml lists. Out: one table, in each
+dataset the best log loss first, as CSV and as Markdown. The cost of the ensemble is what it needs
+beyond its members.
 
-    python -m stages.leaderboard --dataset demo --metrics metrics/demo --models svm \
-        --models ensemble --csv metrics/demo/leaderboard.csv \
-        --markdown-out metrics/demo/leaderboard.md
+    python -m stages.leaderboard --scores metrics/scores --cost metrics/cost --models svm \
+        --models ensemble --csv metrics/leaderboard.csv --markdown-out metrics/leaderboard.md
 """
 
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from stages.base.cli import run
+from stages.base.params import read_datasets
 from stages.base.tables import atomic, read_json, write_table
 
 QUALITY = [  # those that a task has
@@ -38,20 +39,20 @@ COST = ["wall_seconds", "cpu_seconds", "peak_memory_mb", "fitted_size_mb", "pred
 
 
 def leaderboard(
-    metrics: dict[str, dict[str, float]], cost: dict[str, dict[str, float]]
+    scores: dict[str, dict[str, float]], cost: dict[str, dict[str, float]]
 ) -> pd.DataFrame:
-    """One row a model, best log loss first."""
+    """One row a model of one dataset, best log loss first."""
     rows = [
         {"model": model}
         | {name: found[name] for name in QUALITY if name in found}
         | {name: cost[model][name] for name in COST}
-        for model, found in metrics.items()
+        for model, found in scores.items()
     ]
     return pd.DataFrame(rows).sort_values(["log_loss", "model"], ignore_index=True)
 
 
 def markdown(table: pd.DataFrame, dataset: str) -> str:
-    """The table in GitHub's Markdown, with the units in the head."""
+    """The table of one dataset in GitHub's Markdown, with the units in the head."""
     digits = dict.fromkeys(QUALITY, 4) | dict.fromkeys(COST, 1) | {"predict_ms_per_row": 3}
     shown = table.copy()
     for name in shown.columns.drop("model"):
@@ -64,15 +65,22 @@ def markdown(table: pd.DataFrame, dataset: str) -> str:
     return "\n".join([f"## {dataset}", "", *(f"| {' | '.join(line)} |" for line in lines), ""])
 
 
-def main(*, dataset: str, metrics: Path, models: list[str], csv: Path, markdown_out: Path) -> None:
-    """Write the leaderboard of `models` from the folder `metrics`."""
-    table = leaderboard(
-        {model: read_json(metrics / f"{model}.json") for model in models},
-        {model: read_json(metrics / "cost" / f"{model}.json") for model in models},
-    )
-    write_table(table, csv)
+def main(*, scores: Path, cost: Path, models: list[str], csv: Path, markdown_out: Path) -> None:
+    """Write the leaderboard of `models`, from `<scores or cost>/<dataset>/<model>.json`."""
+    tables = {}
+    for dataset in read_datasets():
+        found, spent = (
+            {model: read_json(folder / dataset / f"{model}.json") for model in models}
+            for folder in (scores, cost)
+        )
+        tables[dataset] = leaderboard(found, spent)
+    columns = ["dataset", "model", *QUALITY, *COST]
+    together = pd.concat(table.assign(dataset=name) for name, table in tables.items())
+    write_table(together[[name for name in columns if name in together]], csv)
     with atomic(markdown_out) as temporary:
-        temporary.write_text(markdown(table, dataset), encoding="utf-8")
+        temporary.write_text(
+            "\n".join(markdown(table, name) for name, table in tables.items()), encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ The one stage that imports others: it fits what they fit. No models in the param
     python -m stages.learning_curve --dataset demo --labels data/demo/labels.json \
         --folds data/demo/folds.parquet --tfidf data/demo/tfidf --lsa data/demo/lsa \
         --word2vec data/demo/word2vec --style data/demo/style.parquet \
-        --curve metrics/demo/learning_curve.csv
+        --curve metrics/learning_curves/demo.csv
 """
 
 import logging

@@ -13,11 +13,11 @@ the fixed threshold of one half stand beside them as `<metric>_at_half`.
 
     python -m stages.score --dataset demo --labels data/demo/labels.json \
         --folds data/demo/folds.parquet --rows data/demo/rows.parquet \
-        --predictions data/demo/predictions/svm.parquet --metrics metrics/demo/svm.json \
-        --thresholds-out metrics/demo/thresholds/svm.json \
-        --report-out metrics/demo/classes/svm.csv \
-        --confusion-out metrics/demo/confusion/svm.csv \
-        --reliability-out metrics/demo/reliability/svm.csv
+        --predictions data/demo/predictions/svm.parquet --metrics metrics/scores/demo/svm.json \
+        --thresholds-out metrics/thresholds/demo/svm.json \
+        --report-out metrics/classes/demo/svm.csv \
+        --confusion-out metrics/confusion/demo/svm.csv \
+        --reliability-out metrics/reliability/demo/svm.csv
 """
 
 import logging

@@ -21,7 +21,7 @@ row is a leak: it is counted, never removed, and the stage fails above a limit.
 
     python -m stages.split --dataset demo --labels data/demo/labels.json \
         --rows data/demo/rows.parquet --folds data/demo/folds.parquet \
-        --metrics metrics/demo/split.json
+        --metrics metrics/split/demo.json
 """
 
 import logging

@@ -8,7 +8,7 @@ the door gets the class shares of the train part.
 
     python -m stages.submit --dataset arena --labels data/arena/labels.json --raw data/raw/arena \
         --folds data/arena/folds.parquet --predictions data/arena/predictions/ensemble.parquet \
-        --thresholds metrics/arena/thresholds/ensemble.json \
+        --thresholds metrics/thresholds/arena/ensemble.json \
         --submission-out data/arena/submission.csv
 """
 

@@ -1,4 +1,4 @@
-import json
+from pathlib import Path
 
 import pandas as pd
 
@@ -38,14 +38,25 @@ def test_metrics_that_the_task_has_not_are_no_columns():
     assert list(found) == ["model", "log_loss", "macro_f1", *leaderboard.COST]
 
 
-def test_stage_reads_metrics_and_cost_of_each_model(tmp_path):
-    for model, loss in {"svm": 1.0, "ensemble": 0.9}.items():
-        write_json(QUALITY | {"log_loss": loss}, tmp_path / "metrics" / f"{model}.json")
-        write_json(COST, tmp_path / "metrics" / "cost" / f"{model}.json")
+def test_stage_reads_scores_and_cost_of_each_model_of_each_listed_dataset(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text("datasets: [tiny, texts]\nunlisted: {}\n", encoding="utf-8")
+    quality = {"tiny": QUALITY, "texts": {"macro_f1": 0.4}, "unlisted": QUALITY}
+    for dataset, found in quality.items():
+        for model, loss in {"svm": 1.0, "ensemble": 0.9}.items():
+            write_json(found | {"log_loss": loss}, Path("scores", dataset, f"{model}.json"))
+            write_json(COST, Path("cost", dataset, f"{model}.json"))
     leaderboard.main(
-        dataset="tiny", metrics=tmp_path / "metrics", models=["svm", "ensemble"],
-        csv=tmp_path / "l.csv", markdown_out=tmp_path / "l.md",
+        scores=Path("scores"), cost=Path("cost"), models=["svm", "ensemble"],
+        csv=Path("l.csv"), markdown_out=Path("l.md"),
     )  # fmt: skip
-    assert pd.read_csv(tmp_path / "l.csv")["model"].tolist() == ["ensemble", "svm"]
-    assert (tmp_path / "l.md").read_text().startswith("## tiny\n\n| model |")
-    assert json.loads((tmp_path / "metrics" / "svm.json").read_text())["log_loss"] == 1.0
+    table = pd.read_csv("l.csv")
+    assert list(table) == ["dataset", "model", *leaderboard.QUALITY, *leaderboard.COST]
+    assert table[["dataset", "model"]].to_numpy().tolist() == [
+        ["tiny", "ensemble"], ["tiny", "svm"], ["texts", "ensemble"], ["texts", "svm"],
+    ]  # fmt: skip
+    assert table["macro_f1"].tolist() == [0.5, 0.5, 0.4, 0.4]
+    assert table["accuracy"].isna().tolist() == [False, False, True, True]
+    shown = Path("l.md").read_text(encoding="utf-8")
+    assert shown.startswith("## tiny\n\n| model | log_loss | accuracy |")
+    assert "\n\n## texts\n\n| model | log_loss | macro_f1 | wall_seconds |" in shown

@@ -33,11 +33,11 @@ DATASETS = [name for name in PARAMS if name not in {"datasets", "learning_curves
 
 
 def datasets_of(stage: str) -> list[str]:
-    """The datasets for which a stage can run: all, but for a stage that names its dataset."""
+    """The datasets for which a stage can run: all, or the one that it names; none for the top."""
     if "matrix" in STAGES[stage]:
         return DATASETS
     words = shlex.split(STAGES[stage]["cmd"])
-    return [words[words.index("--dataset") + 1]]
+    return [words[words.index("--dataset") + 1]] if "--dataset" in words else []
 
 
 def paths_of(entries: list[Any]) -> list[str]:
@@ -122,6 +122,16 @@ def sections_of(stage: str) -> dict[str, type[Params]]:
     return found
 
 
+def lists_of(stage: str) -> list[str]:
+    """Lists at the top of params.yaml that the module of a stage reads."""
+    called = {
+        getattr(n.func, "id", None)
+        for n in ast.walk(tree_of(module_of(stage)))
+        if isinstance(n, ast.Call)
+    }
+    return ["datasets"] if "read_datasets" in called else []
+
+
 def options_of(stage: str) -> tuple[set[str], set[str]]:
     """Names of the options of `main`: all, and those without a default."""
     module = module_of(stage)
@@ -197,7 +207,7 @@ def test_docstring_shows_a_command_with_the_options_of_main(stage: str) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_declares_the_params_that_it_reads(stage: str) -> None:
     declared = [entry.split(".")[-1] for entry in STAGES[stage].get("params", [])]
-    assert sorted(declared) == sorted(sections_of(stage))
+    assert sorted(declared) == sorted([*sections_of(stage), *lists_of(stage)])
 
 
 @pytest.mark.parametrize("stage", STAGES)

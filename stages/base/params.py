@@ -23,7 +23,7 @@ P = TypeVar("P", bound=Params)
 
 
 def read_params(kind: type[P], dataset: str, section: str, path: Path = PARAMS_FILE) -> P:
-    """Read and check the section `<dataset>.<section>` of params.yaml.
+    """Read and check the section `<dataset>.<section>` of params.yaml; dots in `section` go deeper.
 
     ruamel.yaml reads YAML 1.2 as DVC does, where PyYAML takes `2e-5` for a string. Validation runs
     in JSON mode, so that a list becomes a tuple and a quoted number is refused.
@@ -32,12 +32,9 @@ def read_params(kind: type[P], dataset: str, section: str, path: Path = PARAMS_F
         InputError: The file or the section is missing, or any of its keys is unknown, missing or
         wrong; lists every fault.
     """
-    try:
-        tree = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, YAMLError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
     name = f"{dataset}.{section}"
-    for step in (dataset, section):
+    tree = _read_tree(path)
+    for step in name.split("."):
         if not isinstance(tree, dict) or step not in tree:
             known = ", ".join(map(str, tree)) if isinstance(tree, dict) else type(tree).__name__
             raise InputError(
@@ -53,6 +50,26 @@ def read_params(kind: type[P], dataset: str, section: str, path: Path = PARAMS_F
         raise InputError(
             f"{path}: {name}: {error}; expected numbers, strings, lists and maps"
         ) from error
+
+
+def read_datasets(path: Path = PARAMS_FILE) -> list[str]:
+    """Names of the datasets that `dvc repro` builds: the list `datasets` at the top of params.yaml.
+
+    Raises:
+        InputError: The file cannot be read, or has no such list.
+    """
+    tree = _read_tree(path)
+    found = tree.get("datasets") if isinstance(tree, dict) else None
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise InputError(f"{path}: datasets: got {found!r}; expected a list of names")
+    return found
+
+
+def _read_tree(path: Path) -> Any:
+    try:
+        return YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
 
 
 def _fault(name: str, fault: Any) -> str:

@@ -7,8 +7,8 @@ on one thread, the folds side by side.
     python -m stages.models.lgbm --dataset demo --labels data/demo/labels.json \
         --folds data/demo/augmented/folds.parquet --lsa data/demo/lsa \
         --style data/demo/style.parquet --model models/demo/lgbm \
-        --predictions data/demo/predictions/lgbm.parquet --trials metrics/demo/trials/lgbm.csv \
-        --cost metrics/demo/cost/lgbm.json
+        --predictions data/demo/predictions/lgbm.parquet --trials metrics/trials/demo/lgbm.csv \
+        --cost metrics/cost/demo/lgbm.json
 """
 
 from dataclasses import dataclass, replace

@@ -8,8 +8,8 @@ passes its held-out loss is that of the optimum, which L-BFGS reaches after 150 
     python -m stages.models.logreg --dataset demo --labels data/demo/labels.json \
         --folds data/demo/augmented/folds.parquet --tfidf data/demo/tfidf \
         --style data/demo/style.parquet --model models/demo/logreg \
-        --predictions data/demo/predictions/logreg.parquet --trials metrics/demo/trials/logreg.csv \
-        --cost metrics/demo/cost/logreg.json
+        --predictions data/demo/predictions/logreg.parquet --trials metrics/trials/demo/logreg.csv \
+        --cost metrics/cost/demo/logreg.json
 """
 
 from pathlib import Path

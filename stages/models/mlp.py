@@ -7,8 +7,8 @@ generator of the model's own, so that folds can run side by side.
     python -m stages.models.mlp --dataset demo --labels data/demo/labels.json \
         --folds data/demo/augmented/folds.parquet --word2vec data/demo/word2vec \
         --style data/demo/style.parquet --model models/demo/mlp \
-        --predictions data/demo/predictions/mlp.parquet --trials metrics/demo/trials/mlp.csv \
-        --cost metrics/demo/cost/mlp.json
+        --predictions data/demo/predictions/mlp.parquet --trials metrics/trials/demo/mlp.csv \
+        --cost metrics/cost/demo/mlp.json
 """
 
 from __future__ import annotations

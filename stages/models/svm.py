@@ -10,8 +10,8 @@ they tell of it (NB-SVM: Wang and Manning 2012), fitted inside the fold.
     python -m stages.models.svm --dataset demo --labels data/demo/labels.json \
         --folds data/demo/augmented/folds.parquet --tfidf data/demo/tfidf \
         --style data/demo/style.parquet --model models/demo/svm \
-        --predictions data/demo/predictions/svm.parquet --trials metrics/demo/trials/svm.csv \
-        --cost metrics/demo/cost/svm.json
+        --predictions data/demo/predictions/svm.parquet --trials metrics/trials/demo/svm.csv \
+        --cost metrics/cost/demo/svm.json
 """
 
 from dataclasses import replace

@@ -7,8 +7,8 @@ last bits.
     python -m stages.models.xgb --dataset demo --labels data/demo/labels.json \
         --folds data/demo/augmented/folds.parquet --word2vec data/demo/word2vec \
         --style data/demo/style.parquet --model models/demo/xgb \
-        --predictions data/demo/predictions/xgb.parquet --trials metrics/demo/trials/xgb.csv \
-        --cost metrics/demo/cost/xgb.json
+        --predictions data/demo/predictions/xgb.parquet --trials metrics/trials/demo/xgb.csv \
+        --cost metrics/cost/demo/xgb.json
 """
 
 from dataclasses import dataclass

@@ -6,7 +6,7 @@ import pytest
 from pydantic import Field, ValidationError
 
 from stages.base.errors import InputError
-from stages.base.params import Params, read_params
+from stages.base.params import Params, read_datasets, read_params
 
 
 class Inner(Params):
@@ -97,3 +97,19 @@ def test_file_that_is_no_map_is_an_input_error(tmp_path, text):
 def test_missing_file_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match=r"nowhere\.yaml: cannot be read"):
         read_params(Section, "demo", "model", tmp_path / "nowhere.yaml")
+
+
+def test_dots_in_a_section_go_deeper(tmp_path):
+    assert (
+        read(tmp_path, json.dumps({"demo": {"outer": {"inner": GOOD}}}), "outer.inner").count == 3
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["demo: {}\n", "datasets: demo\n", "datasets: [1]\n", "[datasets]\n"]
+)
+def test_datasets_that_are_no_list_of_names_are_refused(tmp_path, text):
+    file = tmp_path / "params.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=r"datasets: got .*; expected a list of names"):
+        read_datasets(file)

@@ -79,7 +79,7 @@ def main(*, rows: int = 2000) -> None:
             lines.append(f"| {stage} | {wall:.1f} | {cpu:.1f} | {peak:.2f} |")
         head = ["| stage | wall s | CPU s | peak GB |", "| --- | ---: | ---: | ---: |"]
         print("", f"{rows} train rows", "", *head, *lines, f"| all | {total:.1f} | | |", sep="\n")
-        print((folder / "metrics/demo/leaderboard.md").read_text(encoding="utf-8"))
+        print((folder / "metrics/leaderboard.md").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":
