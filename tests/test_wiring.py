@@ -20,7 +20,7 @@ from stages.base.params import Params
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = {"stages.fetch", "stages.wordnet"}  # run by hand, no part of the pipeline
 HEAVY = {"gensim", "lightgbm", "mlflow", "nltk", "optuna", "sklearn", "torch", "xgboost"}
-DATASET = "${item.dataset}"
+DATASET, BACKBONE = "${item.dataset}", "${item.backbone}"
 
 
 def read(name: str) -> Any:
@@ -29,7 +29,9 @@ def read(name: str) -> Any:
 
 STAGES = read("dvc.yaml")["stages"]
 PARAMS = read("params.yaml")
-DATASETS = [name for name in PARAMS if name not in {"datasets", "learning_curves"}]
+LISTS = {"datasets", "backbones", "learning_curves"}  # at the top of params.yaml
+DATASETS = [name for name in PARAMS if name not in LISTS]
+BACKBONES = sorted({name for dataset in DATASETS for name in PARAMS[dataset]["finetune"]})
 
 
 def datasets_of(stage: str) -> list[str]:
@@ -107,7 +109,10 @@ def modules() -> list[str]:
 
 
 def sections_of(stage: str) -> dict[str, type[Params]]:
-    """Sections of params.yaml that the module of a stage reads, with their classes."""
+    """Sections of params.yaml that the module of a stage reads, with their classes.
+
+    The name of a section may hold the backbone, as an f-string.
+    """
     module = module_of(stage)
     calls = [
         node
@@ -118,7 +123,21 @@ def sections_of(stage: str) -> dict[str, type[Params]]:
     for call in calls:
         kind, _, section = call.args
         assert isinstance(kind, ast.Name)
-        found[ast.literal_eval(section)] = getattr(importlib.import_module(module), kind.id)
+        parts = section.values if isinstance(section, ast.JoinedStr) else [section]
+        name = "".join(BACKBONE if isinstance(p, ast.FormattedValue) else p.value for p in parts)
+        found[name] = getattr(importlib.import_module(module), kind.id)
+    return found
+
+
+def values_of(dataset: str, section: str) -> list[Any]:
+    """What params.yaml holds in a section of a dataset: one value, or one for each backbone."""
+    names = PARAMS[dataset]["finetune"] if BACKBONE in section else [""]
+    found = []
+    for name in names:
+        value = PARAMS[dataset]
+        for step in section.replace(BACKBONE, name).split("."):
+            value = value[step]
+        found.append(value)
     return found
 
 
@@ -206,7 +225,8 @@ def test_docstring_shows_a_command_with_the_options_of_main(stage: str) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_declares_the_params_that_it_reads(stage: str) -> None:
-    declared = [entry.split(".")[-1] for entry in STAGES[stage].get("params", [])]
+    entries = STAGES[stage].get("params", [])
+    declared = [entry.removeprefix(DATASET + ".").removeprefix("demo.") for entry in entries]
     assert sorted(declared) == sorted([*sections_of(stage), *lists_of(stage)])
 
 
@@ -214,7 +234,8 @@ def test_stage_declares_the_params_that_it_reads(stage: str) -> None:
 def test_sections_hold_exactly_the_fields_of_their_class(stage: str) -> None:
     for section, kind in sections_of(stage).items():
         for dataset in datasets_of(stage):
-            kind.model_validate_json(json.dumps(PARAMS[dataset][section]))  # as read_params does
+            for value in values_of(dataset, section):
+                kind.model_validate_json(json.dumps(value))  # as read_params does
 
 
 def test_params_have_no_defaults() -> None:
@@ -254,6 +275,12 @@ def test_datasets_to_build_have_sections() -> None:
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
+def test_backbones_to_tune_have_sections(dataset: str) -> None:
+    assert PARAMS["backbones"]
+    assert set(PARAMS["backbones"]) <= set(PARAMS[dataset]["finetune"])
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
 def test_ensemble_members_are_deps_of_the_ensemble(dataset: str) -> None:
     deps = {dep.replace(DATASET, dataset) for dep in paths_of(STAGES["ensemble"]["deps"])}
     members = PARAMS[dataset]["ensemble"]["members"]
@@ -265,8 +292,9 @@ def test_lock_knows_no_stage_that_there_is_not() -> None:
         pytest.skip("no dvc.lock yet: nothing was built")
     names = set()
     for stage, content in STAGES.items():
+        lists = {"${datasets}": DATASETS, "${backbones}": BACKBONES}
         axes = [
-            DATASETS if axis == "${datasets}" else axis
+            lists.get(axis, axis) if isinstance(axis, str) else axis
             for axis in content.get("matrix", {}).values()
         ]
         names |= {"@".join(filter(None, [stage, "-".join(p)])) for p in itertools.product(*axes)}

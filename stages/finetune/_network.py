@@ -1,0 +1,90 @@
+"""The classifier's network: a backbone, pooling and a linear head.
+
+The class is made on first use, since a module of this project does not import torch.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Pooling = Literal["mean", "first", "last"]
+
+
+@cache
+def network_class() -> Any:
+    """`Network(backbone, head, pooling, dropout, precision)`, a torch module."""
+    import torch
+
+    class Network(torch.nn.Module):
+        def __init__(
+            self,
+            backbone: torch.nn.Module,
+            head: torch.nn.Module,
+            pooling: Pooling,
+            dropout: float,
+            precision: torch.dtype | None,
+        ) -> None:
+            super().__init__()
+            self.backbone = backbone
+            self.head = head
+            self.dropout = torch.nn.Dropout(dropout)
+            self.pooling: Pooling = pooling
+            self.precision = precision
+            self.causal = is_causal(backbone)
+
+        def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+            """Scores `(n, n_classes)` in float32; see `_classifier.Classifier`."""
+            if attention_mask is not None:
+                input_ids, attention_mask = align_left(input_ids, attention_mask)
+            with torch.autocast(
+                input_ids.device.type, self.precision, enabled=self.precision is not None
+            ):
+                # no token of a causal backbone sees what follows it: padding needs no mask there
+                hidden = self.backbone(
+                    input_ids=input_ids, attention_mask=None if self.causal else attention_mask
+                ).last_hidden_state
+            pooled = pool(hidden, attention_mask, self.pooling)
+            scores: Tensor = self.head(self.dropout(pooled))
+            return scores
+
+    return Network
+
+
+def is_causal(backbone: torch.nn.Module) -> bool:
+    """Whether every attention of the backbone looks back only."""
+    flags = [module.is_causal for module in backbone.modules() if hasattr(module, "is_causal")]
+    return bool(flags) and all(flags)
+
+
+def align_left(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Ids and mask `(n, length)` with each row's tokens at its start, padding behind them.
+
+    So that positions, and the attention of causal backbones, do not depend on the padding side.
+    """
+    order = (mask == 0).to(ids.dtype).argsort(dim=1, stable=True)
+    return ids.gather(1, order), mask.gather(1, order)
+
+
+def pool(hidden: Tensor, mask: Tensor | None, pooling: Pooling) -> Tensor:
+    """A float32 vector a sequence, `(n, size)`, from `hidden` `(n, length, size)`.
+
+    Of sequences that are aligned left: the mean over the tokens, the first, or the last of them.
+    """
+    import torch
+
+    if pooling == "first":
+        return hidden[:, 0].float()
+    if pooling == "mean":
+        if mask is None:
+            return hidden.mean(dim=1, dtype=torch.float32)
+        weight = mask.float()[:, None] / mask.sum(dim=1).clamp(min=1)[:, None, None]
+        return torch.bmm(weight, hidden.float())[:, 0]
+    if mask is None:
+        return hidden[:, -1].float()
+    last = mask.sum(dim=1).long() - 1
+    return hidden[torch.arange(len(hidden), device=hidden.device), last].float()

@@ -1,0 +1,122 @@
+"""Sections `finetune.<backbone>` of params.yaml: what is tuned, on which tokens, and how."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from stages.base.params import Params, read_params
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class BackboneParams(Params):
+    """Section `finetune.<backbone>.backbone`: the pretrained network.
+
+    `name` is `minilm` (installed with the project), an id on the Hugging Face hub, or a local
+    folder (starts with `.` or `/`). A hub id needs a `revision`, a commit or a tag; it is null for
+    `minilm` and folders. Pooling makes one vector of the last layer's tokens. Attention dropout 0
+    keeps the fused kernels, which are 2.6 times as fast on CPU at 512 tokens.
+    """
+
+    name: Annotated[str, Field(min_length=1)]
+    revision: str | None
+    pooling: Literal["mean", "first", "last"]
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"]
+    dropout: Share
+    attention_dropout: Share
+
+
+class EncodingParams(Params):
+    """Section `finetune.<backbone>.encoding`: how much of a row the backbone reads.
+
+    `max_tokens` bounds a sequence, special tokens included; a pair's prompt gets at most
+    `prompt_tokens` of them where it has to be cut. `prompt_tokens` is null for tasks of one text.
+    """
+
+    max_tokens: Annotated[int, Field(ge=8)]
+    prompt_tokens: Count | None
+
+
+class Step(Params):
+    """One step of staged tuning: what learns, how fast, how long.
+
+    An `unfreeze` of n means the head and the last n layers. `learning_rate` is that of the
+    backbone's last layer. `epochs` may be a fraction.
+    """
+
+    unfreeze: Literal["head", "all"] | Count
+    learning_rate: Positive
+    head_learning_rate: Positive
+    epochs: Positive
+
+
+class LoraParams(Params):
+    """Low-rank adapters (Hu et al., 2021, https://arxiv.org/abs/2106.09685).
+
+    `rank_stabilised` scales by alpha / sqrt(rank) (https://arxiv.org/abs/2312.03732). `bits` keeps
+    the frozen weights in 4 or 8 bits (QLoRA, CUDA only).
+    """
+
+    rank: Count
+    alpha: Positive
+    dropout: Share
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] | Literal["all-linear"]
+    rank_stabilised: bool
+    bits: Literal[4, 8] | None
+
+
+class StoppingParams(Params):
+    """Early stopping after `patience` epochs without gain on 1 / `holdout_parts` of the groups.
+
+    The holdout comes out of the fold's train rows, never out of the fold that is judged.
+    """
+
+    patience: Count
+    holdout_parts: Annotated[int, Field(ge=2)]
+
+
+class FinetuneParams(Params):
+    """Section `finetune.<backbone>`.
+
+    One step `all` is full tuning, one step `head` tunes the head alone, several are staged tuning.
+    With `lora`, `all` means adapters and head. `batch_size` counts rows of an optimiser step: both
+    orders of a pair are in it. `tokens_per_batch` bounds memory only: a step is cut into
+    micro-batches of at most so many padded tokens. `layer_decay` multiplies the rate from each
+    layer to the one below. `warmup` is a share of a step's optimiser steps. `folds` null runs all
+    stored folds. Unseen rows get the `mean` over the folds run, or the prediction of a model that
+    is `refit` on all train rows. `checkpointing` trades time for memory; `checkpoint_steps` is how
+    often progress is saved.
+    """
+
+    backbone: BackboneParams
+    encoding: EncodingParams
+    steps: Annotated[tuple[Step, ...], Field(min_length=1)]
+    lora: LoraParams | None
+    batch_size: Count
+    tokens_per_batch: Annotated[int, Field(ge=8)]
+    schedule: Literal["linear", "cosine", "constant"]
+    warmup: Share
+    layer_decay: Annotated[float, Field(gt=0, le=1)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    label_smoothing: Share
+    clip: Positive | None
+    balance: Literal["none", "weights"]
+    checkpointing: bool
+    compile: bool
+    precision: Literal["auto", "fp32", "bf16"]
+    folds: Annotated[tuple[int, ...], Field(min_length=1)] | None
+    test: Literal["mean", "refit"]
+    checkpoint_steps: Count | None
+    stopping: StoppingParams | None
+    seed: Annotated[int, Field(ge=0)]
+
+
+def read_backbone(dataset: str, backbone: str) -> FinetuneParams:
+    """The section `<dataset>.finetune.<backbone>` of params.yaml.
+
+    Raises:
+        InputError: It is missing, or any of its keys is unknown, missing or wrong.
+    """
+    return read_params(FinetuneParams, dataset, f"finetune.{backbone}")

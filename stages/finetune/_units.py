@@ -1,0 +1,109 @@
+"""The models to train, and what they make together: one a fold, and one on all rows if asked."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from stages.base.errors import InputError
+from stages.base.folds import TRAIN, Folds, Indices
+from stages.base.predictions import prediction_table
+from stages.base.tables import PREDICTION, SWAPPED, atomic
+from stages.base.tasks import Floats, Task
+from stages.finetune._checkpoint import Finished
+from stages.finetune._params import FinetuneParams, StoppingParams
+from stages.finetune._predict import probabilities
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """One model to train: on all rows but those of `fold` (None: on all), to predict `rows`."""
+
+    name: str
+    fold: int | None
+    rows: Indices
+    seed: int
+
+
+def units(folds: Folds, params: FinetuneParams) -> list[Unit]:
+    """The models to train.
+
+    Raises:
+        InputError: `folds` names one that is not stored, or one twice.
+    """
+    numbers = folds.numbers if params.folds is None else list(params.folds)
+    if not set(numbers) <= set(folds.numbers) or len(set(numbers)) < len(numbers):
+        raise InputError(f"folds: got {numbers}; expected some of {folds.numbers}, each once")
+    refit = params.test == "refit"
+    nothing = np.zeros(0, np.intp)
+    found = [
+        Unit(
+            f"fold{number}",
+            number,
+            np.concatenate([folds.held(number), nothing if refit else folds.unseen]),
+            params.seed + number,
+        )
+        for number in numbers
+    ]
+    if refit:
+        found.append(Unit("refit", None, folds.unseen, params.seed + max(folds.numbers) + 1))
+    return found
+
+
+def hold_out(
+    folds: Folds, rows: Indices, stopping: StoppingParams | None, seed: int
+) -> tuple[Indices, Indices | None]:
+    """Rows to train on, and rows for early stopping: whole groups, without augmented copies."""
+    if stopping is None:
+        return rows, None
+    groups, member = np.unique(folds.group[rows], return_inverse=True)
+    part = np.random.default_rng(seed).permutation(len(groups)) % stopping.holdout_parts
+    held = part[member] == 0
+    holdout = rows[held & (folds.part[rows] == TRAIN)]
+    if held.all() or not len(holdout):
+        raise InputError(
+            f"stopping.holdout_parts: got {stopping.holdout_parts} for {len(groups)} groups of "
+            "rows; expected at least one group to train on and one to hold out"
+        )
+    return rows[~held], holdout
+
+
+def gather(folds: Folds, task: Task, found: Mapping[Unit, Finished]) -> tuple[pd.DataFrame, Floats]:
+    """The table of predictions, and out-of-fold losses of the rows that have any.
+
+    Rows of folds that did not run are left out; unseen rows get the mean over the models.
+    """
+    shape = folds.targets.shape
+    total, swapped, count = np.zeros(shape), np.zeros(shape), np.zeros(shape[0])
+    for unit, finished in found.items():
+        straight, turned = probabilities(task, finished.scores)
+        total[unit.rows] += straight
+        swapped[unit.rows] += turned
+        count[unit.rows] += 1
+    seen = count > 0
+    total[seen] /= count[seen, None]
+    swapped[seen] /= count[seen, None]
+    values = {PREDICTION: total} | ({SWAPPED: swapped} if task.symmetric else {})
+    table = prediction_table(folds, task, values)
+    judged = folds.judged[seen[folds.judged]]
+    return table[seen[table.index]], task.row_losses(folds.targets[judged], total[judged])
+
+
+def write_models(folder: Path, found: Mapping[Unit, Finished]) -> None:
+    """A folder for each model."""
+    with atomic(folder) as temporary:
+        temporary.mkdir()
+        for unit, finished in found.items():
+            shutil.copytree(finished.model, temporary / unit.name)
+
+
+def curves(found: Mapping[Unit, Finished]) -> pd.DataFrame:
+    """The loss curves of all models, below each other."""
+    frames = [pd.DataFrame(done.curve).assign(model=unit.name) for unit, done in found.items()]
+    table = pd.concat(frames, ignore_index=True)
+    return table[["model", *table.columns.drop("model")]]

@@ -1,0 +1,111 @@
+r"""Token ids of all rows for one backbone: tokenised once, and read by every run that tunes it.
+
+In: rows.parquet. Out: a folder with the sequences of each row (both orders of a pair), and how much
+of the texts did not fit into them. Only the params of the backbone and of the encoding count here:
+another learning rate does not tokenise again.
+
+    python -m stages.finetune.tokens --dataset demo --backbone minilm \
+        --labels data/demo/labels.json --rows data/demo/augmented/rows.parquet \
+        --tokens data/demo/tokens/minilm --metrics metrics/tokens/demo/minilm.json
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from tqdm import tqdm
+
+from stages.base.cli import run
+from stages.base.params import read_params
+from stages.base.tables import ID, read_table, write_json
+from stages.base.tasks import Task, read_task
+from stages.finetune._backbones import load_tokenizer
+from stages.finetune._encode import (
+    Cut,
+    Ids,
+    Template,
+    check_budget,
+    encode_pair,
+    encode_text,
+    measure,
+    tokenise,
+    tokenise_rounds,
+)
+from stages.finetune._params import BackboneParams, EncodingParams
+from stages.finetune._tokens import Tokens, write_tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+log = logging.getLogger("verdict")
+
+CHUNK = 500  # rows whose texts are tokenised at once: bounds memory, and is enough for all cores
+
+
+def build(
+    rows: pd.DataFrame,
+    task: Task,
+    tokenizer: PreTrainedTokenizerFast,
+    encoding: EncodingParams,
+) -> tuple[Tokens, dict[str, float]]:
+    """The sequences of `rows`, in their order, and the metrics of what was cut.
+
+    Raises:
+        InputError: The params of the encoding do not fit the task, or leave no room for a text.
+    """
+    columns = task.text_columns
+    template = Template.of(tokenizer, len(columns))
+    check_budget(encoding, template, is_pair=task.symmetric)
+    sequences: list[Ids] = []
+    cuts: list[Cut] = []
+    texts = list(zip(*(rows[name] for name in columns), strict=True))
+    with tqdm(total=len(texts), desc="tokens", unit=" rows", disable=None) as bar:
+        for start in range(0, len(texts), CHUNK):
+            chunk = texts[start : start + CHUNK]
+            for encoded, cut in _encode(chunk, template, tokenizer, encoding):
+                sequences += encoded
+                cuts.append(cut)
+            bar.update(len(chunk))
+    tokens = Tokens.of(sequences, 1 + task.symmetric, tokenizer.pad_token_id)
+    return tokens, measure(cuts, tokens.lengths(), is_pair=task.symmetric)
+
+
+def _encode(
+    texts: Sequence[tuple[Any, ...]],
+    template: Template,
+    tokenizer: PreTrainedTokenizerFast,
+    encoding: EncodingParams,
+) -> Iterator[tuple[tuple[Ids, ...], Cut]]:
+    """The sequences of each row, by order, from its texts; a prompt budget means pairs."""
+    if encoding.prompt_tokens is None:
+        for text in tokenise(tokenizer, [text for (text,) in texts]):
+            sequence, cut = encode_text(template, text, encoding.max_tokens)
+            yield (sequence,), cut
+        return
+    for rounds in tokenise_rounds(tokenizer, texts):
+        yield encode_pair(template, rounds, encoding.max_tokens, encoding.prompt_tokens)
+
+
+def main(
+    *, dataset: str, backbone: str, labels: Path, rows: Path, tokens: Path, metrics: Path
+) -> None:
+    """Tokenise all rows for a backbone."""
+    network = read_params(BackboneParams, dataset, f"finetune.{backbone}.backbone")
+    encoding = read_params(EncodingParams, dataset, f"finetune.{backbone}.encoding")
+    task = read_task(labels)
+    frame = read_table(rows, [ID, *task.text_columns])
+    log.info("tokens: %d rows of %s for %s", len(frame), dataset, backbone)
+    found, counts = build(frame, task, load_tokenizer(network), encoding)
+    write_tokens(tokens, frame[ID], found)
+    write_json(counts, metrics)
+    log.info(
+        "tokens: %(mean_tokens).0f tokens a sequence, %(mean_tokens_cut).0f cut from a row", counts
+    )
+
+
+if __name__ == "__main__":
+    run(main)
