@@ -43,6 +43,8 @@ from stages.models._crossfit import CrossFit, Fit, Model, crossfit
 from stages.models._design import FeatureSets
 from stages.models._sample import Sample
 from stages.models._search import ModelParams
+from stages.models.forest import ForestParams
+from stages.models.forest import fit as fit_forest
 from stages.models.lgbm import LgbmParams
 from stages.models.lgbm import fit as fit_lgbm
 from stages.models.logreg import LogregParams
@@ -72,7 +74,7 @@ METRICS = [  # columns of the table; those that the task has
 class LearningCurveParams(Params):
     """Section `learning_curve`: what to fit on which shares of each fold's training rows."""
 
-    models: tuple[Literal["logreg", "svm", "xgb", "lgbm"], ...]
+    models: tuple[Literal["logreg", "svm", "forest", "xgb", "lgbm"], ...]
     fractions: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)]
     seed: Annotated[int, Field(ge=0)]
 
@@ -179,6 +181,7 @@ def main(
     known: dict[str, Callable[[], Candidate]] = {
         "logreg": lambda: Candidate.of(read_params(LogregParams, dataset, "logreg"), fit_logreg),
         "svm": lambda: Candidate.of(read_params(SvmParams, dataset, "svm"), fit_svm),
+        "forest": lambda: Candidate.of(read_params(ForestParams, dataset, "forest"), fit_forest),
         "xgb": lambda: Candidate.of(read_params(XgbParams, dataset, "xgb"), fit_xgb),
         "lgbm": lambda: Candidate.of(read_params(LgbmParams, dataset, "lgbm"), fit_lgbm),
     }

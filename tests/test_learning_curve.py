@@ -114,7 +114,8 @@ def test_no_models_make_an_empty_table_with_a_head(task, folds, sets):
 
 def test_unknown_model_is_refused():
     assert issubclass(lc.LearningCurveParams, Params)
-    with pytest.raises(ValueError, match="Input should be 'logreg', 'svm', 'xgb' or 'lgbm'"):
+    allowed = "'logreg', 'svm', 'forest', 'xgb' or 'lgbm'"
+    with pytest.raises(ValueError, match=f"Input should be {allowed}"):
         lc.LearningCurveParams.model_validate_json(
             '{"models": ["gpt"], "fractions": [1.0], "seed": 0}'
         )

@@ -30,6 +30,7 @@ SMALL = {
     "demo.tfidf.lsa_components": 8,
     "demo.word2vec.dimensions": 16,
     "demo.word2vec.epochs": 2,
+    "demo.forest.trees": 8,
     "demo.xgb.rounds": 8,
     "demo.xgb.min_child_weight": 1.0,
     "demo.lgbm.rounds": 8,

@@ -18,7 +18,8 @@ class Sample:
     """Rows `X` (the first `n_odd` columns odd), their classes `y`, weights and groups.
 
     Where classes are exclusive, `y` are class numbers `(n_rows,)`, and soft targets stand as one
-    weighted row a class. Else `y` are the targets `(n_rows, n_classes)` themselves.
+    weighted row a class. Else `y` are the targets `(n_rows, n_classes)` themselves. Under the
+    weights `natural` the classes are as frequent as before they were balanced.
     """
 
     task: Task
@@ -26,6 +27,7 @@ class Sample:
     n_odd: int
     y: npt.NDArray[Any]
     weight: Floats
+    natural: Floats
     group: npt.NDArray[np.integer]
 
     @property
@@ -45,6 +47,7 @@ class Sample:
             X=self.X[rows],
             y=self.y[rows],
             weight=self.weight[rows],
+            natural=self.natural[rows],
             group=self.group[rows],
         )
 
@@ -57,6 +60,7 @@ class Sample:
             X=vstack([self.X, self.task.swap_design(self.X, self.n_odd)]),
             y=np.concatenate([self.y, self.task.swap_class_numbers(self.y)]),
             weight=np.tile(self.weight, 2),
+            natural=np.tile(self.natural, 2),
             group=np.tile(self.group, 2),
         )
 
@@ -87,7 +91,8 @@ def make_sample(
         balance: `weights` gives each class the same total weight, `oversampling` repeats rows of
             the rarer classes at random until all are as frequent as the most frequent. A row with
             several classes counts for the rarest of them, rows with none are a class of their
-            own. Both move the predicted probabilities away from the frequencies.
+            own. Both move the predicted probabilities away from the frequencies, unless a model
+            is calibrated under the natural weights.
         seed: Of the oversampling.
     """
     if task.exclusive:
@@ -96,15 +101,17 @@ def make_sample(
     else:
         row, stratum = np.arange(len(targets)), _rarest(targets)
         weight = np.ones(len(targets))
+    natural = weight
     if balance == "weights":
         total = np.bincount(stratum, weight)
         weight = weight * (weight.sum() / (np.count_nonzero(total) * total[stratum]))
     if balance == "oversampling":
         drawn = _oversample(stratum, seed)
+        natural = (weight / np.bincount(drawn))[drawn]
         row, stratum, weight = row[drawn], stratum[drawn], weight[drawn]
     X = design.X if np.array_equal(row, np.arange(design.X.shape[0])) else design.X[row]
     y = stratum if task.exclusive else targets[row]
-    return Sample(task, X, design.n_odd, y, weight, group[row])
+    return Sample(task, X, design.n_odd, y, weight, natural, group[row])
 
 
 def _rarest(targets: Floats) -> Indices:

@@ -4,7 +4,8 @@ In: folds and feature sets. Out: a model for each fold, out-of-fold and test pre
 margins of the one-vs-rest SVMs are turned into probabilities by a logistic regression (multinomial,
 or one a class where a row can have several) on margins of rows that their SVM did not see (matrix
 scaling: Platt 1999, Guo et al. 2017), from a cross-validation inside the fold that keeps groups and
-both orders together. With `count_ratios` the machine of a class sees its terms scaled by how much
+both orders together. Balancing is for the machines alone: the calibration sees the classes as
+frequent as they are. With `count_ratios` the machine of a class sees its terms scaled by how much
 they tell of it (NB-SVM: Wang and Manning 2012), fitted inside the fold.
 
     python -m stages.models.svm --dataset demo --labels data/demo/labels.json \
@@ -55,7 +56,8 @@ def fit(sample: Sample, params: SvmParams, seed: int) -> Linear:
         coef, intercept = _machines(sample.take(fitted), params, seed)
         margins[held] = _margins(sample.X[held], coef, intercept)
     scale, shift = fit_linear(
-        replace(sample, X=margins), lambda: LogisticRegression(C=1.0, max_iter=1000)
+        replace(sample, X=margins, weight=sample.natural),
+        lambda: LogisticRegression(C=1.0, max_iter=1000),
     )
     coef, intercept = _machines(sample, params, seed)
     return Linear(

@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.special import softmax
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
 from stages.base.blocks import write_blocks
 from stages.base.tables import read_table, write_json, write_table
 from stages.base.tasks import Design, Preference
-from stages.models import lgbm, logreg, mlp, svm, xgb
+from stages.models import forest, lgbm, logreg, mlp, svm, xgb
 from stages.models._crossfit import crossfit
 from stages.models._linear import Linear
 from stages.models._sample import make_sample
@@ -26,6 +27,10 @@ STOPPING = {"patience": 2, "holdout_parts": 3}
 PARAMS = {
     "logreg": {"C": 0.1, "tfidf": ODD},
     "svm": {"C": 0.1, "calibration_folds": 3, "count_ratios": False, "tfidf": ODD},
+    "forest": {
+        "trees": 25, "max_features": 0.5, "max_samples": 0.7, "min_samples_leaf": 4,
+        "smoothing": 0.5, "word2vec": ALL,
+    },
     "xgb": {
         "rounds": 6, "learning_rate": 0.3, "max_depth": 2, "min_child_weight": 1.0,
         "subsample": 0.7, "colsample_bytree": 0.6, "colsample_bynode": 0.7, "reg_lambda": 1.0,
@@ -44,6 +49,7 @@ PARAMS = {
 KINDS = {
     "logreg": (logreg, logreg.LogregParams),
     "svm": (svm, svm.SvmParams),
+    "forest": (forest, forest.ForestParams),
     "xgb": (xgb, xgb.XgbParams),
     "lgbm": (lgbm, lgbm.LgbmParams),
     "mlp": (mlp, mlp.MlpParams),
@@ -122,7 +128,7 @@ def test_same_seed_gives_the_same_bytes_with_any_number_of_workers(
         assert (tmp_path / "1" / file).read_bytes() == (tmp_path / "2" / file).read_bytes()
 
 
-@pytest.mark.parametrize("name", ["xgb", "lgbm", "mlp"])
+@pytest.mark.parametrize("name", ["forest", "xgb", "lgbm", "mlp"])
 def test_another_seed_gives_another_model(fit, fitted, name):
     assert not np.array_equal(fit(name, seed=99).probabilities, fitted[name].probabilities)
 
@@ -155,6 +161,20 @@ def read_mlp(path):
     return predict
 
 
+def read_forest(path):
+    from safetensors.numpy import load_file
+
+    arrays = load_file(path)
+
+    def leaf(row, node):
+        while node >= 0:
+            left = row[arrays["feature"][node]] <= arrays["threshold"][node]
+            node = arrays["left" if left else "right"][node]
+        return arrays["leaves"][~node]
+
+    return lambda X: np.array([np.mean([leaf(x, r) for r in arrays["roots"]], axis=0) for x in X])
+
+
 def read_xgb(path):
     import xgboost
 
@@ -169,7 +189,8 @@ def read_lgbm(path):
 
 
 READERS = {
-    "logreg": read_linear, "svm": read_linear, "xgb": read_xgb, "lgbm": read_lgbm, "mlp": read_mlp
+    "logreg": read_linear, "svm": read_linear, "forest": read_forest, "xgb": read_xgb,
+    "lgbm": read_lgbm, "mlp": read_mlp,
 }  # fmt: skip
 
 
@@ -261,6 +282,35 @@ def sample(task, folds, sets):
     design = task.design(sets["style"], ("difference", "sum"))
     own = Design(design.X[rows], design.names, design.n_odd)
     return make_sample(task, own, folds.targets[rows], folds.group[rows], "none", 0)
+
+
+def test_forest_is_that_of_scikit_learn_with_gini_on_both_orders(sample):
+    weighted = replace(sample, weight=np.linspace(0.5, 2, len(sample.y)))
+    params = make_params("forest", smoothing=1e-12, min_samples_leaf=9)
+    model = forest.fit(weighted, params, 7)
+    both = weighted.both_orders()
+    oracle = RandomForestClassifier(
+        params.trees, max_features=params.max_features, max_samples=params.max_samples,
+        min_samples_leaf=params.min_samples_leaf, random_state=7,
+    )  # fmt: skip
+    oracle.fit(both.X, both.y, both.weight)
+    np.testing.assert_allclose(model.predict(both.X), oracle.predict_proba(both.X), atol=1e-6)
+
+
+def test_smoothing_of_a_forest_draws_its_leaves_to_the_class_shares(sample):
+    shares = np.bincount(sample.both_orders().y) / (2 * len(sample.y))
+    loose, tight = (forest.fit(sample, make_params("forest", smoothing=m), 0) for m in (1e-12, 1e6))
+    np.testing.assert_allclose(
+        tight.predict(sample.X), np.tile(shares, (len(sample.y), 1)), atol=1e-2
+    )
+    assert spread(loose, sample.X) > 10 * spread(tight, sample.X)
+
+
+def test_forest_of_roots_knows_the_class_shares_only(sample):
+    model = forest.fit(sample, make_params("forest", min_samples_leaf=1000), 0)
+    assert len(model.feature) == 0
+    assert (model.roots < 0).all()
+    assert len(np.unique(model.predict(sample.X), axis=0)) == 1
 
 
 def test_linear_scores_do_not_lose_digits():

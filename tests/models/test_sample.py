@@ -42,6 +42,15 @@ def test_balancing_gives_all_classes_the_same_weight(task, design, balance):
     np.testing.assert_allclose(total, total[0])
 
 
+@pytest.mark.parametrize("balance", ["none", "weights", "oversampling"])
+def test_natural_weights_give_the_classes_as_they_came(task, design, balance):
+    targets = np.random.default_rng(1).dirichlet([5, 2, 1], len(CLASSES))
+    targets[:4] = np.eye(3)[[0, 1, 2, 0]]
+    sample = make(task, design, balance, targets)
+    both = targets + task.swap_classes(targets)
+    np.testing.assert_allclose(np.bincount(sample.y, sample.natural), both.sum(axis=0))
+
+
 def test_balance_weights_keep_the_total(task, design):
     assert make(task, design, "weights").weight.sum() == pytest.approx(2 * len(CLASSES))
 

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 
 from stages.base.folds import DEV, NO_FOLD, TEST, TRAIN, Folds
 from stages.base.tasks import Block, Design, MultiLabel, SingleLabel
-from stages.models import lgbm, logreg, mlp, svm, xgb
+from stages.models import forest, lgbm, logreg, mlp, svm, xgb
 from stages.models._crossfit import crossfit
 from stages.models._linear import fit_linear, log_count_ratios
 from stages.models._sample import make_sample
@@ -23,6 +23,10 @@ STOPPING = {"patience": 2, "holdout_parts": 3}
 PARAMS = {
     "logreg": {"C": 1.0, "tfidf": TEXT},
     "svm": {"C": 0.1, "calibration_folds": 3, "count_ratios": False, "tfidf": TEXT},
+    "forest": {
+        "trees": 25, "max_features": 0.5, "max_samples": 0.7, "min_samples_leaf": 4,
+        "smoothing": 0.5, "word2vec": TEXT,
+    },
     "xgb": {
         "rounds": 20, "learning_rate": 0.3, "max_depth": 2, "min_child_weight": 1.0,
         "subsample": 0.7, "colsample_bytree": 0.6, "colsample_bynode": 0.7, "reg_lambda": 1.0,
@@ -41,6 +45,7 @@ PARAMS = {
 KINDS = {
     "logreg": (logreg, logreg.LogregParams),
     "svm": (svm, svm.SvmParams),
+    "forest": (forest, forest.ForestParams),
     "xgb": (xgb, xgb.XgbParams),
     "lgbm": (lgbm, lgbm.LgbmParams),
     "mlp": (mlp, mlp.MlpParams),
@@ -182,6 +187,29 @@ def test_linear_model_takes_a_sample_that_lacks_classes(samples, name, kind):
     p = model.predict(sample.X)
     assert sample.task.fault(p) is None
     assert 0 < p[:, -1].max() < 0.1
+
+
+@every_task
+def test_forest_takes_a_sample_that_lacks_classes(samples, kind):
+    sample = samples[kind]
+    sample = sample.take(np.flatnonzero(sample.targets[:, -1] < 0.5))
+    if not sample.task.exclusive:
+        sample.y[:, -1] = 0
+    p = forest.fit(sample, make_params("forest"), 0).predict(sample.X)
+    assert sample.task.fault(p) is None
+    assert (p > 0).all()
+    assert p[:, -1].max() < 0.01
+
+
+def test_forest_takes_a_single_class():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 5)).astype(np.float32)
+    targets = np.clip(X[:, :1], 0, 1).astype(float)
+    design = Design(X, tuple("abcde"), 0)
+    sample = make_sample(MultiLabel(("x",)), design, targets, np.arange(60), "none", 0)
+    p = forest.fit(sample, make_params("forest"), 0).predict(X)
+    assert p.shape == (60, 1)
+    assert np.corrcoef(p[:, 0], targets[:, 0])[0, 1] > 0.8
 
 
 def test_class_without_rows_counts_as_half_a_row(samples):
