@@ -3,7 +3,9 @@ r"""Blend the models: weights on the simplex that minimise the out-of-fold log l
 In: predictions of the members, and folds. Out: blended predictions and the
 weights. The blend is judged nested: the rows of a fold are blended with weights (and temperature)
 that were fitted on the other folds, and these are the out-of-fold predictions that are written;
-rows outside the train part get the weights fitted on all. Temperature scaling (Guo et al. 2017) is
+rows outside the train part get the weights fitted on all. Fitted and judged are the rows that every
+member predicted out of fold: where a transformer ran on one fold alone, parts of that fold stand in
+for the folds. Temperature scaling (Guo et al. 2017) is
 kept only where it lowers the nested log loss.
 
     python -m stages.ensemble --dataset demo --labels data/demo/labels.json \
@@ -15,7 +17,7 @@ kept only where it lowers the nested log loss.
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +29,7 @@ from pydantic import Field, field_validator
 from stages.base.cli import run
 from stages.base.cost import Cost
 from stages.base.errors import InputError
-from stages.base.folds import TRAIN, Folds, read_folds
+from stages.base.folds import NO_FOLD, TRAIN, Folds, read_folds
 from stages.base.params import Params, read_params
 from stages.base.predictions import prediction_table
 from stages.base.tables import ID, PREDICTION, SWAPPED, read_table, write_json, write_table
@@ -35,6 +37,8 @@ from stages.base.tasks import Floats, Task, read_task
 from stages.base.tracking import mirror
 
 log = logging.getLogger("verdict")
+
+PARTS = 5  # of the one fold that all members predicted
 
 Rows = npt.NDArray[np.bool_]
 Members = dict[str, Floats]
@@ -126,13 +130,13 @@ def nested(
         calibrate: As in `fit_blend`.
 
     Raises:
-        InputError: The members have fewer than two folds in common.
+        InputError: There are fewer than two folds among these rows.
     """
     common = np.unique(folds.fold[judged]).tolist()
     if len(common) < 2:
         raise InputError(
-            f"ensemble.members: got {len(common)} folds that all members predicted out of fold; "
-            "expected at least two"
+            f"ensemble.members: got {len(common)} folds with rows that all members predicted "
+            "out of fold; expected at least two"
         )
     blends: dict[int, Blend] = {}
     total = 0.0
@@ -144,6 +148,15 @@ def nested(
         blended = blends[fold](members[:, held])
         total += held.sum() * log_loss(task, folds.targets[held], blended)
     return total / judged.sum(), blends
+
+
+def judging_folds(folds: Folds, judged: Rows) -> Folds:
+    """The stored folds; where the rows to judge on are of one fold, parts of its groups."""
+    if len(np.unique(folds.fold[judged])) > 1:
+        return folds
+    groups, member = np.unique(folds.group, return_inverse=True)
+    part = np.random.default_rng(0).permutation(len(groups)) % PARTS
+    return replace(folds, fold=np.where(judged, part[member], NO_FOLD))
 
 
 def read_members(folder: Path, names: tuple[str, ...], ids: pd.Series, task: Task) -> Members:
@@ -187,6 +200,7 @@ def main(
     stacks = read_members(members, names, stored.ids, task)
     complete = ~np.isnan(stacks[PREDICTION]).any(axis=(0, 2))
     judged = complete & (stored.part == TRAIN)
+    stored = judging_folds(stored, judged)
     plain, calibrated = (
         nested(task, stacks[PREDICTION], stored, judged, calibrate=calibrate)
         for calibrate in (False, True)
@@ -199,8 +213,14 @@ def main(
     seconds = time.perf_counter() - started
     table = prediction_table(stored, task, blended)
     write_table(table.iloc[np.flatnonzero(complete)], predictions)
+    alone = {
+        f"{name}_log_loss": log_loss(task, stored.targets[judged], member[judged])
+        for name, member in zip(names, stacks[PREDICTION], strict=True)
+    }
     found = {
+        "rows": int(judged.sum()),
         **dict(zip(names, final.weights.tolist(), strict=True)),
+        **alone,
         "temperature": final.temperature,
         "nested_log_loss": plain[0],
         "nested_log_loss_calibrated": calibrated[0],

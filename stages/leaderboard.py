@@ -17,6 +17,7 @@ from stages.base.params import read_datasets
 from stages.base.tables import atomic, read_json, write_table
 
 QUALITY = [  # those that a task has
+    "rows",  # that were judged: a model that ran on some folds only compares on these alone
     "log_loss",
     "accuracy",
     "balanced_accuracy",
@@ -53,7 +54,8 @@ def leaderboard(
 
 def markdown(table: pd.DataFrame, dataset: str) -> str:
     """The table of one dataset in GitHub's Markdown, with the units in the head."""
-    digits = dict.fromkeys(QUALITY, 4) | dict.fromkeys(COST, 1) | {"predict_ms_per_row": 3}
+    digits = dict.fromkeys(QUALITY, 4) | dict.fromkeys(COST, 1)
+    digits |= {"rows": 0, "predict_ms_per_row": 3}
     shown = table.copy()
     for name in shown.columns.drop("model"):
         shown[name] = shown[name].map(f"{{:.{digits[str(name)]}f}}".format)

@@ -211,7 +211,7 @@ def main(
     thresholds = choose_thresholds(actual, probabilities)
     nested = nested_thresholds(actual, probabilities, stored.fold[place])
     oof = scored(task, targets, probabilities, nested)
-    found = score(task, oof)
+    found = {"rows": len(judged), **score(task, oof)}
     losses = task.row_losses(targets, probabilities)
     for fold in np.unique(stored.fold[place]).tolist():
         found[f"log_loss_fold{fold}"] = float(losses[stored.fold[place] == fold].mean())

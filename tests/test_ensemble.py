@@ -196,6 +196,35 @@ def test_only_rows_that_every_member_predicted_are_blended(simulated, tmp_path, 
     assert weights["x"] == pytest.approx(0.7, abs=0.06)
 
 
+def test_one_common_fold_is_judged_on_parts_of_its_groups(simulated, tmp_path, monkeypatch):
+    members, folds = simulated
+    folds = replace(folds, group=np.arange(N) // 2)
+    write_inputs(tmp_path, (members, folds))
+    held, unseen = set(folds.ids[folds.held(1)]), set(folds.ids[folds.unseen])
+    change(tmp_path, "y", lambda table: table[table["id"].isin(held | unseen)])
+    table, weights = run_stage(tmp_path, monkeypatch)
+    assert set(table["id"]) == held | unseen
+    assert weights["rows"] == len(held)
+    rows = folds.held(1)
+    for name, member in zip("xy", members, strict=True):
+        own = ensemble.log_loss(TASK, folds.targets[rows], member[rows])
+        assert weights[f"{name}_log_loss"] == pytest.approx(own)
+    judged = np.isin(np.arange(N), rows)
+    parts = ensemble.judging_folds(folds, judged)
+    assert len(parts.numbers) == ensemble.PARTS
+    split = pd.Series(parts.fold[rows]).groupby(folds.group[rows]).nunique()
+    assert (split == 1).all()
+    assert (parts.fold[~judged] == -1).all()
+
+
+def test_members_without_common_rows_are_refused(simulated, tmp_path, monkeypatch):
+    write_inputs(tmp_path, simulated)
+    unseen = set(simulated[1].ids[simulated[1].unseen])
+    change(tmp_path, "y", lambda table: table[table["id"].isin(unseen)])
+    with pytest.raises(InputError, match=r"got 0 folds with rows that all members predicted"):
+        run_stage(tmp_path, monkeypatch)
+
+
 def test_rows_that_are_no_probabilities_are_refused(simulated, tmp_path, monkeypatch):
     write_inputs(tmp_path, simulated)
     change(tmp_path, "y", lambda table: table.assign(p_a=table["p_a"] + 1e-3))

@@ -9,7 +9,7 @@ COST = {
     "wall_seconds": 1.25, "cpu_seconds": 2.0, "peak_memory_mb": 300.04, "fitted_size_mb": 0.5,
     "predict_ms_per_row": 0.12345,
 }  # fmt: skip
-QUALITY = dict.fromkeys(leaderboard.QUALITY, 0.5)
+QUALITY = dict.fromkeys(leaderboard.QUALITY, 0.5) | {"rows": 2000}
 
 
 def test_best_log_loss_comes_first_and_ties_are_ordered_by_name():
@@ -26,10 +26,10 @@ def test_markdown_has_a_line_a_model_and_the_same_columns_in_each():
     table = leaderboard.leaderboard({"svm": QUALITY | {"log_loss": 1.03456}}, {"svm": COST})
     title, empty, head, rule, row, end = leaderboard.markdown(table, "arena").split("\n")
     assert (title, empty, end) == ("## arena", "", "")
-    assert head.startswith("| model | log_loss | accuracy |")
+    assert head.startswith("| model | rows | log_loss | accuracy |")
     assert rule == "| --- |" + " ---: |" * (len(leaderboard.QUALITY) + len(leaderboard.COST))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[:3] == ["svm", "1.0346", "0.5000"]
+    assert cells[:4] == ["svm", "2000", "1.0346", "0.5000"]
     assert cells[-5:] == ["1.2", "2.0", "300.0", "0.5", "0.123"]
 
 
@@ -58,5 +58,5 @@ def test_stage_reads_scores_and_cost_of_each_model_of_each_listed_dataset(tmp_pa
     assert table["macro_f1"].tolist() == [0.5, 0.5, 0.4, 0.4]
     assert table["accuracy"].isna().tolist() == [False, False, True, True]
     shown = Path("l.md").read_text(encoding="utf-8")
-    assert shown.startswith("## tiny\n\n| model | log_loss | accuracy |")
+    assert shown.startswith("## tiny\n\n| model | rows | log_loss | accuracy |")
     assert "\n\n## texts\n\n| model | log_loss | macro_f1 | wall_seconds |" in shown

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from stages.base.errors import InputError
 from stages.base.tables import atomic, read_json, write_json
 from stages.finetune._backbones import autocast_dtype, load_backbone, quiet
-from stages.finetune._network import network_class
+from stages.finetune._network import full_precision_sdpa, network_class
 from stages.finetune._params import BackboneParams, FinetuneParams, LoraParams
 
 if TYPE_CHECKING:
@@ -62,6 +62,9 @@ def assemble(
 
     _check_positions(backbone, params)
     precision = autocast_dtype(params.precision, device)
+    fused = backbone.config._attn_implementation == "sdpa"
+    if fused and precision is not None and device.type == "cpu":
+        backbone.set_attn_implementation(full_precision_sdpa())
     plain = backbone
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

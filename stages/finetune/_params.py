@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from stages.base.params import Params, read_params
+from stages.base.params import Params
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -111,12 +111,3 @@ class FinetuneParams(Params):
     checkpoint_steps: Count | None
     stopping: StoppingParams | None
     seed: Annotated[int, Field(ge=0)]
-
-
-def read_backbone(dataset: str, backbone: str) -> FinetuneParams:
-    """The section `<dataset>.finetune.<backbone>` of params.yaml.
-
-    Raises:
-        InputError: It is missing, or any of its keys is unknown, missing or wrong.
-    """
-    return read_params(FinetuneParams, dataset, f"finetune.{backbone}")

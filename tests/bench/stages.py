@@ -2,6 +2,7 @@
 
     python tests/bench/stages.py --rows 57000
 
+Transformers are left out (`--finetune` takes them in): they have benchmarks of their own.
 Works in a temporary copy of the tracked files; each stage's command of dvc.yaml runs as it stands,
 in order, one at a time. Peak memory is the largest sum over the stage's processes (their resident
 sets, sampled every 0.1 s; shared pages count twice). Run by hand: a large size takes long.
@@ -33,13 +34,18 @@ def tracked_copy(target: Path) -> None:
     subprocess.run(["git", "init", "-q"], cwd=target, check=True)
 
 
-def set_rows(params: Path, rows: int) -> None:
-    """Set the number of train rows of the demo."""
+def set_params(params: Path, rows: int, finetune: bool) -> list[str]:
+    """Set the number of train rows of the demo, and the backbones, which are returned."""
     yaml = YAML()
     tree = yaml.load(params.read_text(encoding="utf-8"))
     tree["demo"]["demo"]["train_rows"] = rows
+    backbones = list(tree["backbones"])
+    if not finetune:
+        members = tree["demo"]["ensemble"]["members"]
+        tree["demo"]["ensemble"]["members"] = [m for m in members if m not in backbones]
     with params.open("w", encoding="utf-8") as file:
         yaml.dump(tree, file)
+    return [] if finetune else backbones
 
 
 def measure(command: str, folder: Path) -> tuple[float, float, float]:
@@ -64,16 +70,20 @@ def measure(command: str, folder: Path) -> tuple[float, float, float]:
     return time.perf_counter() - started, sum(cpu.values()), peak / 1e9
 
 
-def main(*, rows: int = 2000) -> None:
+def main(*, rows: int = 2000, finetune: bool = False) -> None:
     """Print the table for a demo of `rows` train rows."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tracked_copy(folder)
-        set_rows(folder / "params.yaml", rows)
+        left_out = set_params(folder / "params.yaml", rows, finetune)
         with Repo(folder) as repo:
             commands = {stage.name: stage.cmd for stage in repo.index.stages}
         lines, total = [], 0.0
         for stage, command in commands.items():
+            if stage.endswith(tuple(f"-{backbone}" for backbone in left_out)):
+                continue
+            for backbone in left_out:
+                command = command.replace(f" --models {backbone}", "")
             wall, cpu, peak = measure(command.replace("python ", f"{sys.executable} ", 1), folder)
             total += wall
             lines.append(f"| {stage} | {wall:.1f} | {cpu:.1f} | {peak:.2f} |")

@@ -2,7 +2,7 @@ import pytest
 
 from stages.base.errors import InputError
 from stages.base.params import read_params
-from stages.finetune._params import BackboneParams, EncodingParams, FinetuneParams, read_backbone
+from stages.finetune._params import BackboneParams, EncodingParams, FinetuneParams
 
 SECTION = """
 demo:
@@ -60,7 +60,7 @@ def test_section_of_a_backbone_is_read_whole(tmp_path, monkeypatch):
     assert params.steps[0].learning_rate == 2e-5
     assert params.lora is None
     monkeypatch.chdir(tmp_path)
-    assert read_backbone("demo", "tiny") == params
+    assert read_params(FinetuneParams, "demo", "finetune.tiny") == params
 
 
 def test_part_of_a_section_is_read_without_the_rest(tmp_path):
