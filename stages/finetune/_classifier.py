@@ -141,8 +141,9 @@ def unfreeze(classifier: Classifier, what: Literal["head", "all"] | int) -> None
 def save(classifier: Classifier, folder: Path, params: FinetuneParams) -> None:
     """Write the classifier as `folder`, in the same bytes for the same weights on any machine.
 
-    The folder holds backbone/ (as transformers has it) or, with LoRA, adapter/ alone (as PEFT has
-    it), head.safetensors, and finetune.json: the params and the number of classes.
+    The folder holds backbone/ (as transformers has it), or adapter/ alone with LoRA (as PEFT has
+    it), or neither where only the head was tuned; head.safetensors; and finetune.json: the params
+    and the number of classes.
     """
     from safetensors.torch import save_file
 
@@ -150,7 +151,7 @@ def save(classifier: Classifier, folder: Path, params: FinetuneParams) -> None:
         temporary.mkdir()
         if params.lora:
             _save_adapter(classifier.backbone, temporary / ADAPTER, params)
-        else:
+        elif _tunes_backbone(params):
             with quiet():
                 classifier.backbone.save_pretrained(temporary / BACKBONE)
         head = {name: tensor.contiguous() for name, tensor in classifier.head.state_dict().items()}
@@ -172,13 +173,13 @@ def load(folder: Path, *, device: torch.device, merge: bool = False) -> Classifi
             training are then loaded whole: scores differ by the quantisation.
 
     Raises:
-        InputError: The folder is incomplete, or the backbone below the adapters is not at hand.
+        InputError: The folder is incomplete, or the backbone below adapters or head not at hand.
     """
     about = read_json(folder / ABOUT)
     stored = FinetuneParams.model_validate_json(json.dumps(about["params"]))
     params = stored.model_copy(update={"compile": False, "checkpointing": False})
     lora, source = params.lora, params.backbone
-    if lora is None:
+    if lora is None and _tunes_backbone(params):
         own = {"name": str((folder / BACKBONE).resolve()), "revision": None}
         source = source.model_copy(update=own)
     backbone = _load(params, source, device, lora.bits if lora and not merge else None)
@@ -189,6 +190,10 @@ def load(folder: Path, *, device: torch.device, merge: bool = False) -> Classifi
         if merge:
             classifier.backbone = classifier.backbone.merge_and_unload()
     return classifier.eval()
+
+
+def _tunes_backbone(params: FinetuneParams) -> bool:
+    return any(step.unfreeze != "head" for step in params.steps)
 
 
 def _check_positions(backbone: Any, params: FinetuneParams) -> None:

@@ -305,6 +305,19 @@ def test_saving_replaces_what_was_there_without_a_word(tiny, tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_head_alone_is_saved_where_it_alone_was_tuned(tiny, tmp_path):
+    step = {"unfreeze": "head", "learning_rate": 1e-3, "head_learning_rate": 1e-2, "epochs": 1}
+    params = params_of(tiny("bert"), steps=[step])
+    classifier = make(params).eval()
+    torch.nn.init.normal_(classifier.head.weight)
+    save(classifier, tmp_path / "fold0", params)
+    files = sorted(path.name for path in (tmp_path / "fold0").iterdir())
+    assert files == ["finetune.json", "head.safetensors"]
+    expected = probabilities(classifier, *batch())
+    found = probabilities(load(tmp_path / "fold0", device=CPU), *batch())
+    torch.testing.assert_close(found, expected, **EXACT)
+
+
 def test_damaged_folders_are_refused(tiny, tmp_path):
     params = params_of(tiny("bert"), lora=LORA)
     save(make(params), tmp_path / "fold0", params)
