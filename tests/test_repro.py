@@ -281,6 +281,7 @@ def test_killed_runs_end_in_the_same_bytes(
     repro_killed(project, "tfidf@demo", 0, "data/demo/tfidf")
     repro_killed(project, "word2vec@demo", 1.0, None)
     repro_killed(project, "xgb@demo", 0, "models/demo/xgb")
+    repro_killed(project, "finetune@demo-minilm", 5.0, None)
     repro_killed(project, "ensemble@demo", 0, "data/demo/predictions/ensemble.parquet")
     repro_killed(project, "submit@demo", 0.0, None)
     project.repro()
