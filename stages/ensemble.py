@@ -182,6 +182,29 @@ def read_members(folder: Path, names: tuple[str, ...], ids: pd.Series, task: Tas
     return stacks
 
 
+def leave_out(
+    names: tuple[str, ...], stacks: Members, folds: Folds
+) -> tuple[tuple[str, ...], Members]:
+    """Names and predictions without the members that predicted no row out of fold.
+
+    Such are backbones that are not tuned on this dataset.
+
+    Raises:
+        InputError: None is left.
+    """
+    judged: Floats = stacks[PREDICTION][:, folds.judged]
+    kept = np.flatnonzero(~np.isnan(judged).any(axis=2).all(axis=1))
+    if not len(kept):
+        raise InputError(
+            f"ensemble.members: got no row that any of {list(names)} predicted out of fold; "
+            "expected some"
+        )
+    if len(kept) < len(names):
+        left = [name for i, name in enumerate(names) if i not in kept]
+        log.info("ensemble: %s predicted no row out of fold: left out", ", ".join(left))
+    return tuple(names[i] for i in kept), {key: stack[kept] for key, stack in stacks.items()}
+
+
 def main(
     *,
     dataset: str,
@@ -198,6 +221,7 @@ def main(
     task = read_task(labels)
     stored = read_folds(folds, task)
     stacks = read_members(members, names, stored.ids, task)
+    names, stacks = leave_out(names, stacks, stored)
     complete = ~np.isnan(stacks[PREDICTION]).any(axis=(0, 2))
     judged = complete & (stored.part == TRAIN)
     stored = judging_folds(stored, judged)

@@ -42,12 +42,13 @@ COST = ["wall_seconds", "cpu_seconds", "peak_memory_mb", "fitted_size_mb", "pred
 def leaderboard(
     scores: dict[str, dict[str, float]], cost: dict[str, dict[str, float]]
 ) -> pd.DataFrame:
-    """One row a model of one dataset, best log loss first."""
+    """One row a model of one dataset, best log loss first; none for one that judged no row."""
     rows = [
         {"model": model}
         | {name: found[name] for name in QUALITY if name in found}
         | {name: cost[model][name] for name in COST}
         for model, found in scores.items()
+        if found["rows"]
     ]
     return pd.DataFrame(rows).sort_values(["log_loss", "model"], ignore_index=True)
 

@@ -202,16 +202,22 @@ def main(
     columns = [PREDICTION + name for name in task.classes]
     judged = table[table[PART] == OOF]
     place = pd.Index(stored.ids).get_indexer(pd.Index(judged[ID]))
-    if not len(judged) or (place < 0).any():
+    if (place < 0).any():
         raise InputError(
             f"{predictions}: got {len(judged)} out-of-fold rows; expected ids of {folds}"
         )
+    if not len(judged):  # a backbone that is not tuned on this dataset
+        write_json({"rows": 0}, metrics)
+        write_json({}, thresholds_out)
+        for path in (report_out, confusion_out, reliability_out):
+            write_table(pd.DataFrame(columns=["class", "actual", "predicted", "f1"]), path)
+        return
     targets, probabilities = stored.targets[place], judged[columns].to_numpy()
     actual = actual_labels(task, targets)
     thresholds = choose_thresholds(actual, probabilities)
     nested = nested_thresholds(actual, probabilities, stored.fold[place])
     oof = scored(task, targets, probabilities, nested)
-    found = {"rows": len(judged), **score(task, oof)}
+    found = score(task, oof)
     losses = task.row_losses(targets, probabilities)
     for fold in np.unique(stored.fold[place]).tolist():
         found[f"log_loss_fold{fold}"] = float(losses[stored.fold[place] == fold].mean())

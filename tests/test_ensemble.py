@@ -219,9 +219,22 @@ def test_one_common_fold_is_judged_on_parts_of_its_groups(simulated, tmp_path, m
 
 def test_members_without_common_rows_are_refused(simulated, tmp_path, monkeypatch):
     write_inputs(tmp_path, simulated)
-    unseen = set(simulated[1].ids[simulated[1].unseen])
-    change(tmp_path, "y", lambda table: table[table["id"].isin(unseen)])
+    held = [set(simulated[1].ids[simulated[1].held(fold)]) for fold in (0, 1)]
+    change(tmp_path, "x", lambda table: table[table["id"].isin(held[0])])
+    change(tmp_path, "y", lambda table: table[table["id"].isin(held[1])])
     with pytest.raises(InputError, match=r"got 0 folds with rows that all members predicted"):
+        run_stage(tmp_path, monkeypatch)
+
+
+def test_member_that_predicted_no_row_out_of_fold_is_left_out(simulated, tmp_path, monkeypatch):
+    write_inputs(tmp_path, simulated)
+    change(tmp_path, "y", lambda table: table.iloc[:0])
+    table, weights = run_stage(tmp_path, monkeypatch)
+    assert len(table) == N
+    assert weights["x"] == 1
+    assert "y" not in weights
+    change(tmp_path, "x", lambda table: table[table["part"] == "test"])
+    with pytest.raises(InputError, match=r"got no row that any of \['x', 'y'\] predicted"):
         run_stage(tmp_path, monkeypatch)
 
 

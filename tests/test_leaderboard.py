@@ -34,14 +34,21 @@ def test_markdown_has_a_line_a_model_and_the_same_columns_in_each():
 
 
 def test_metrics_that_the_task_has_not_are_no_columns():
-    found = leaderboard.leaderboard({"svm": {"log_loss": 1.0, "macro_f1": 0.5}}, {"svm": COST})
-    assert list(found) == ["model", "log_loss", "macro_f1", *leaderboard.COST]
+    scores = {"svm": {"rows": 9.0, "log_loss": 1.0, "macro_f1": 0.5}}
+    found = leaderboard.leaderboard(scores, {"svm": COST})
+    assert list(found) == ["model", "rows", "log_loss", "macro_f1", *leaderboard.COST]
+
+
+def test_model_that_judged_no_row_is_left_out():
+    scores = {"svm": QUALITY, "minilm": {"rows": 0}}
+    found = leaderboard.leaderboard(scores, dict.fromkeys(scores, COST))
+    assert found["model"].tolist() == ["svm"]
 
 
 def test_stage_reads_scores_and_cost_of_each_model_of_each_listed_dataset(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text("datasets: [tiny, texts]\nunlisted: {}\n", encoding="utf-8")
-    quality = {"tiny": QUALITY, "texts": {"macro_f1": 0.4}, "unlisted": QUALITY}
+    quality = {"tiny": QUALITY, "texts": {"rows": 7.0, "macro_f1": 0.4}, "unlisted": QUALITY}
     for dataset, found in quality.items():
         for model, loss in {"svm": 1.0, "ensemble": 0.9}.items():
             write_json(found | {"log_loss": loss}, Path("scores", dataset, f"{model}.json"))
@@ -59,4 +66,4 @@ def test_stage_reads_scores_and_cost_of_each_model_of_each_listed_dataset(tmp_pa
     assert table["accuracy"].isna().tolist() == [False, False, True, True]
     shown = Path("l.md").read_text(encoding="utf-8")
     assert shown.startswith("## tiny\n\n| model | rows | log_loss | accuracy |")
-    assert "\n\n## texts\n\n| model | log_loss | macro_f1 | wall_seconds |" in shown
+    assert "\n\n## texts\n\n| model | rows | log_loss | macro_f1 | wall_seconds |" in shown

@@ -160,6 +160,13 @@ def test_predictions_of_strangers_are_refused(inputs):
         run_stage(inputs, "other.parquet")
 
 
+def test_predictions_without_rows_are_scored_as_none(inputs):
+    write_table(pd.read_parquet(inputs / "svm.parquet").iloc[:0], inputs / "none.parquet")
+    assert run_stage(inputs, "none.parquet") == {"rows": 0}
+    for name in ("classes.csv", "c.csv", "r.csv"):
+        assert pd.read_csv(inputs / name).empty
+
+
 @pytest.fixture
 def several(tmp_path):
     """Rows of three folds, a labelled and an unlabelled dev row, and one of the test part."""

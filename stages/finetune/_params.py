@@ -82,12 +82,12 @@ class FinetuneParams(Params):
 
     One step `all` is full tuning, one step `head` tunes the head alone, several are staged tuning.
     With `lora`, `all` means adapters and head. `batch_size` counts rows of an optimiser step: both
-    orders of a pair are in it. `tokens_per_batch` bounds memory only: a step is cut into
-    micro-batches of at most so many padded tokens. `layer_decay` multiplies the rate from each
-    layer to the one below. `warmup` is a share of a step's optimiser steps. `folds` null runs all
-    stored folds. Unseen rows get the `mean` over the folds run, or the prediction of a model that
-    is `refit` on all train rows. `checkpointing` trades time for memory; `checkpoint_steps` is how
-    often progress is saved.
+    orders of a pair are in it. `tokens_per_batch` bounds memory only: a step is cut into micro-
+    batches of at most so many padded tokens. `layer_decay` multiplies the rate from each layer to
+    the one below. `warmup` is a share of a step's optimiser steps. `folds` null runs all stored
+    folds, an empty list none: the backbone is left out of this dataset. Unseen rows get the `mean`
+    over the folds run, or the prediction of a model that is `refit` on all train rows.
+    `checkpointing` trades time for memory; `checkpoint_steps` is how often progress is saved.
     """
 
     backbone: BackboneParams
@@ -106,7 +106,7 @@ class FinetuneParams(Params):
     checkpointing: bool
     compile: bool
     precision: Literal["auto", "fp32", "bf16"]
-    folds: Annotated[tuple[int, ...], Field(min_length=1)] | None
+    folds: tuple[int, ...] | None
     test: Literal["mean", "refit"]
     checkpoint_steps: Count | None
     stopping: StoppingParams | None

@@ -12,6 +12,7 @@ import numpy as np
 from stages.base.errors import InputError
 
 Curve: TypeAlias = list[dict[str, float | int | None]]
+ROW = ("step", "epoch", "phase", "tokens", "train_loss", "holdout_loss")  # of a curve
 
 KEPT = 0.9  # share of the old in the smoothed loss
 DIVERGED = 3.0  # times the loss at the start

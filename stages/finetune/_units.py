@@ -18,6 +18,7 @@ from stages.base.tasks import Floats, Task
 from stages.finetune._checkpoint import Finished
 from stages.finetune._params import FinetuneParams, StoppingParams
 from stages.finetune._predict import probabilities
+from stages.finetune._progress import ROW
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +51,7 @@ def units(folds: Folds, params: FinetuneParams) -> list[Unit]:
         )
         for number in numbers
     ]
-    if refit:
+    if refit and numbers:
         found.append(Unit("refit", None, folds.unseen, params.seed + max(folds.numbers) + 1))
     return found
 
@@ -104,6 +105,5 @@ def write_models(folder: Path, found: Mapping[Unit, Finished]) -> None:
 
 def curves(found: Mapping[Unit, Finished]) -> pd.DataFrame:
     """The loss curves of all models, below each other."""
-    frames = [pd.DataFrame(done.curve).assign(model=unit.name) for unit, done in found.items()]
-    table = pd.concat(frames, ignore_index=True)
-    return table[["model", *table.columns.drop("model")]]
+    rows = [{"model": unit.name, **row} for unit, done in found.items() for row in done.curve]
+    return pd.DataFrame(rows, columns=["model", *ROW])

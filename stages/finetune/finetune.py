@@ -145,19 +145,14 @@ def main(
     write_models(model, found)
     write_table(table, predictions)
     write_table(curves(found), curve)
-    shutil.rmtree(shelf)
+    if found:
+        shutil.rmtree(shelf)
     ms = 1e3 * sum(done.seconds / max(1, len(unit.rows)) for unit, done in found.items())
     spent = clock.write(cost, fitted=model, predict_ms_per_row=ms)
-    mirror(
-        model.name,
-        dataset,
-        params=params.model_dump(mode="json"),
-        metrics={"out_of_fold_log_loss": float(losses.mean()), **spent},
-    )
-    log.info(
-        "finetune: %d rows in %d folds, out-of-fold log loss %.4f",
-        len(losses), sum(unit.fold is not None for unit in found), losses.mean(),
-    )  # fmt: skip
+    quality = {"out_of_fold_log_loss": float(losses.mean())} if len(losses) else {}
+    mirror(model.name, dataset, params=params.model_dump(mode="json"), metrics=quality | spent)
+    n_folds = sum(unit.fold is not None for unit in found)
+    log.info("finetune: %d rows in %d folds, %s", len(losses), n_folds, quality or "none asked for")
 
 
 def use_cores(accelerator: Accelerator) -> None:

@@ -106,6 +106,14 @@ def test_one_fold_and_a_refit(place, make_params):
     assert sorted(folder.name for folder in Path("model").iterdir()) == ["fold1", "refit"]
 
 
+@pytest.mark.parametrize("test", ["mean", "refit"])
+def test_no_fold_tunes_nothing(place, make_params, test):
+    main(**place(make_params(steps=[STEP], folds=[], test=test)))
+    assert pd.read_parquet("predictions.parquet").empty
+    assert pd.read_csv("curve.csv").empty
+    assert list(Path("model").iterdir()) == []
+
+
 def test_lora_stage_keeps_adapters_alone(place, make_params):
     lora = {
         "rank": 2, "alpha": 4.0, "dropout": 0.1, "targets": "all-linear",

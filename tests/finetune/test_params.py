@@ -80,7 +80,7 @@ def test_part_of_a_section_is_read_without_the_rest(tmp_path):
         ("dropout: 0.1", "dropout: 1.0", "backbone.dropout"),
         ("max_tokens: 64", "max_tokens: 4", "encoding.max_tokens"),
         ("layer_decay: 1", "layer_decay: 0", "layer_decay"),
-        ("folds: null", "folds: []", "folds"),
+        ("folds: null", "folds: [a]", "folds.0"),
         ("seed: 0", "seed: 0\n      rank: 8", "rank"),
         (
             "lora: null",
