@@ -192,8 +192,8 @@ def leave_out(
     Raises:
         InputError: None is left.
     """
-    judged: Floats = stacks[PREDICTION][:, folds.judged]
-    kept = np.flatnonzero(~np.isnan(judged).any(axis=2).all(axis=1))
+    known: Rows = ~np.isnan(stacks[PREDICTION][:, folds.judged]).any(axis=2)
+    kept = np.flatnonzero(known.any(axis=1))
     if not len(kept):
         raise InputError(
             f"ensemble.members: got no row that any of {list(names)} predicted out of fold; "
