@@ -192,7 +192,8 @@ def leave_out(
     Raises:
         InputError: None is left.
     """
-    known: Rows = ~np.isnan(stacks[PREDICTION][:, folds.judged]).any(axis=2)
+    # a member predicts all classes of a row or none: the first tells
+    known = ~np.isnan(stacks[PREDICTION][:, folds.judged, 0])
     kept = np.flatnonzero(known.any(axis=1))
     if not len(kept):
         raise InputError(
