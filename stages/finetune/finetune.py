@@ -151,8 +151,12 @@ def main(
     spent = clock.write(cost, fitted=model, predict_ms_per_row=ms)
     quality = {"out_of_fold_log_loss": float(losses.mean())} if len(losses) else {}
     mirror(model.name, dataset, params=params.model_dump(mode="json"), metrics=quality | spent)
-    n_folds = sum(unit.fold is not None for unit in found)
-    log.info("finetune: %d rows in %d folds, %s", len(losses), n_folds, quality or "none asked for")
+    log.info(
+        "finetune: %d rows in %d folds%s",
+        len(losses),
+        sum(unit.fold is not None for unit in found),
+        "".join(f", out-of-fold log loss {loss:.4f}" for loss in quality.values()),
+    )
 
 
 def use_cores(accelerator: Accelerator) -> None:
