@@ -7,6 +7,7 @@ from stages.base.folds import AUGMENTED, NO_FOLD, TEST, TRAIN, Folds
 from stages.base.tasks import SingleLabel
 from stages.finetune._checkpoint import Finished
 from stages.finetune._params import StoppingParams
+from stages.finetune._progress import ROW
 from stages.finetune._units import curves, gather, hold_out, units
 
 TASK = SingleLabel(("x", "y"))
@@ -87,5 +88,6 @@ def test_predictions_are_out_of_fold_and_means_for_unseen_rows(stored, make_para
 
 def test_curves_name_their_model(stored, make_params):
     table = curves({u: made(u.rows, 1) for u in units(stored, make_params())})
-    assert list(table.columns) == ["model", "step", "train_loss"]
+    assert list(table.columns) == ["model", *ROW]
     assert list(table["model"]) == ["fold0", "fold1", "fold2"]
+    assert list(curves({}).columns) == ["model", *ROW]
