@@ -17,19 +17,19 @@ kept only where it lowers the nested log loss.
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from pydantic import Field, field_validator
 
+from stages._judging import Rows, judging_folds
 from stages.base.cli import run
 from stages.base.cost import Cost
 from stages.base.errors import InputError
-from stages.base.folds import NO_FOLD, TRAIN, Folds, read_folds
+from stages.base.folds import TRAIN, Folds, read_folds
 from stages.base.params import Params, read_params
 from stages.base.predictions import prediction_table
 from stages.base.tables import ID, PREDICTION, SWAPPED, read_table, write_json, write_table
@@ -38,9 +38,6 @@ from stages.base.tracking import mirror
 
 log = logging.getLogger("verdict")
 
-PARTS = 5  # of the one fold that all members predicted
-
-Rows = npt.NDArray[np.bool_]
 Members = dict[str, Floats]
 
 
@@ -148,15 +145,6 @@ def nested(
         blended = blends[fold](members[:, held])
         total += held.sum() * log_loss(task, folds.targets[held], blended)
     return total / judged.sum(), blends
-
-
-def judging_folds(folds: Folds, judged: Rows) -> Folds:
-    """The stored folds; where the rows to judge on are of one fold, parts of its groups."""
-    if len(np.unique(folds.fold[judged])) > 1:
-        return folds
-    groups, member = np.unique(folds.group, return_inverse=True)
-    part = np.random.default_rng(0).permutation(len(groups)) % PARTS
-    return replace(folds, fold=np.where(judged, part[member], NO_FOLD))
 
 
 def read_members(folder: Path, names: tuple[str, ...], ids: pd.Series, task: Task) -> Members:

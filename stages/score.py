@@ -7,9 +7,10 @@ small tables for plots; and the thresholds. Where the rows carry the true probab
 possible.
 
 Classes that do not exclude each other are given to a row by thresholds, a class each, chosen for
-macro-F1. They are judged nested: those for the rows of a fold were chosen on the other folds; rows
-outside the train part get those of all out-of-fold rows, which are the ones written. Metrics with
-the fixed threshold of one half stand beside them as `<metric>_at_half`.
+macro-F1. They are judged nested: those for the rows of a fold were chosen on the other folds (where
+only one fold was predicted: for a part of it on its other parts); rows outside the train part get
+those of all out-of-fold rows, which are the ones written. Metrics with the fixed threshold of one
+half stand beside them as `<metric>_at_half`.
 
     python -m stages.score --dataset demo --labels data/demo/labels.json \
         --folds data/demo/folds.parquet --rows data/demo/rows.parquet \
@@ -28,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from stages._judging import judging_folds
 from stages._metrics import (
     HALF,
     Labels,
@@ -215,7 +217,8 @@ def main(
     targets, probabilities = stored.targets[place], judged[columns].to_numpy()
     actual = actual_labels(task, targets)
     thresholds = choose_thresholds(actual, probabilities)
-    nested = nested_thresholds(actual, probabilities, stored.fold[place])
+    parts = judging_folds(stored, np.isin(np.arange(len(stored.ids)), place))
+    nested = nested_thresholds(actual, probabilities, parts.fold[place])
     oof = scored(task, targets, probabilities, nested)
     found = score(task, oof)
     losses = task.row_losses(targets, probabilities)

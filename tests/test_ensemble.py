@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stages import ensemble
+from stages import _judging, ensemble
 from stages.base.errors import InputError
 from stages.base.folds import Folds
 from stages.base.tables import read_table, write_json, write_table
@@ -210,8 +210,8 @@ def test_one_common_fold_is_judged_on_parts_of_its_groups(simulated, tmp_path, m
         own = ensemble.log_loss(TASK, folds.targets[rows], member[rows])
         assert weights[f"{name}_log_loss"] == pytest.approx(own)
     judged = np.isin(np.arange(N), rows)
-    parts = ensemble.judging_folds(folds, judged)
-    assert len(parts.numbers) == ensemble.PARTS
+    parts = _judging.judging_folds(folds, judged)
+    assert len(parts.numbers) == _judging.PARTS
     split = pd.Series(parts.fold[rows]).groupby(folds.group[rows]).nunique()
     assert (split == 1).all()
     assert (parts.fold[~judged] == -1).all()

@@ -211,3 +211,14 @@ def test_out_of_fold_rows_are_not_judged_with_thresholds_that_saw_them(several):
     thresholds = list(json.loads((folder / "t.json").read_text()).values())
     seen = metrics.f1_score(targets[:90], probabilities[:90] >= thresholds, average="macro")
     assert found["macro_f1"] < seen
+
+
+def test_thresholds_of_one_predicted_fold_are_chosen_on_its_parts(several):
+    folder, _, _ = several
+    table = pd.read_parquet(folder / "svm.parquet")
+    fold = pd.read_parquet(folder / "folds.parquet")["fold"]
+    write_table(table[fold.isin([1, -1])], folder / "one.parquet")
+    found = run_stage(folder, "one.parquet")
+    assert found["rows"] == 30
+    # with no other rows to choose on, all thresholds would be one half
+    assert found["macro_f1"] != found["macro_f1_at_half"]
