@@ -13,6 +13,7 @@ from stages.base.folds import read_folds
 from stages.base.predictions import prediction_table
 from stages.base.tables import write_json, write_table
 from stages.base.tasks import MultiLabel
+from tests.given import write_params
 
 TEXT = "I love the big dog, don't you?"
 EVERY = augment.VariationParams(synonyms=0, swaps=0.2, deletions=0.2)
@@ -141,8 +142,7 @@ def inputs(tmp_path, monkeypatch):
 
 
 def run_stage(folder, params):
-    tree = {"tiny": {"augment": params.model_dump(mode="json")}}
-    (folder / "params.yaml").write_text(json.dumps(tree))
+    write_params(folder, "tiny", augment=params.model_dump(mode="json"))
     augment.main(
         dataset="tiny", labels=folder / "labels.json", rows=folder / "rows.parquet",
         folds=folder / "folds.parquet", rows_out=folder / "r.parquet",

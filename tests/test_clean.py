@@ -1,4 +1,3 @@
-import json
 import unicodedata
 from pathlib import Path
 
@@ -7,6 +6,7 @@ import pytest
 
 from stages import clean, wordnet
 from stages.base.errors import InputError
+from tests.given import write_params
 
 COLUMNS = ("prompt", "response_a", "response_b")
 TOKENIZERS = ["regexp", "treebank", "tweet", "toktok"]
@@ -219,7 +219,7 @@ def test_lexnames_number_45_files():
 
 def test_main_writes_the_same_bytes_twice(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("params.yaml").write_text(json.dumps({"demo": {"clean": make_params().model_dump()}}))
+    write_params(tmp_path, "demo", clean=make_params().model_dump())
     Path("labels.json").write_text('{"kind": "preference", "classes": ["a", "b", "tie"]}')
     make_rows(4).to_parquet("rows.parquet")
     for name in ("one.parquet", "two.parquet"):

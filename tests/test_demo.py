@@ -10,6 +10,7 @@ import pytest
 
 from stages import demo
 from stages.base.errors import InputError
+from tests.given import write_params
 
 ROOT = Path(__file__).parents[1]
 PARAMS = demo.DemoParams(train_rows=400, test_rows=250, seed=3, position_bias=0.03, tie=1.05)
@@ -47,9 +48,8 @@ def test_part(folder):
     return read(folder / "test.csv")
 
 
-def write_params(folder, **changes):
-    section = {**PARAMS.model_dump(), **changes}
-    (folder / "params.yaml").write_text(json.dumps({"demo": {"demo": section}}), encoding="utf-8")
+def write_section(folder, **changes):
+    write_params(folder, "demo", demo={**PARAMS.model_dump(), **changes})
 
 
 def test_folder_holds_the_competitions_files_and_the_truth(folder):
@@ -122,7 +122,7 @@ def test_best_log_loss_is_the_mean_entropy_of_the_truth(folder, tmp_path):
 
 
 def test_same_seed_writes_the_same_bytes_in_another_process(folder, tmp_path):
-    write_params(tmp_path)
+    write_section(tmp_path)
     command = [sys.executable, "-m", "stages.demo", "--dataset", "demo", "--out", "raw/demo"]
     subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, check=True)
     assert contents(tmp_path / "raw/demo") == contents(folder)
@@ -224,7 +224,7 @@ def test_position_bias_costs_a_symmetric_forecast_less_than_a_thousandth():
 
 def test_wrong_params_are_named_all_at_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write_params(tmp_path, train_rows=0, tie=-1, sed=1)
+    write_section(tmp_path, train_rows=0, tie=-1, sed=1)
     with pytest.raises(InputError, match=r"(?s)3 fault.*train_rows.*tie.*sed"):
         demo.main(dataset="demo", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -232,7 +232,7 @@ def test_wrong_params_are_named_all_at_once(tmp_path, monkeypatch):
 
 def test_nothing_is_left_of_a_broken_off_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write_params(tmp_path)
+    write_section(tmp_path)
     monkeypatch.setattr(demo, "turns_json", lambda turns: 1 / 0)
     with pytest.raises(ZeroDivisionError, match="division"):
         demo.main(dataset="demo", out=tmp_path / "raw/demo")

@@ -10,6 +10,7 @@ from stages.base.errors import InputError
 from stages.base.folds import Folds
 from stages.base.tables import read_table, write_json, write_table
 from stages.base.tasks import Preference
+from tests.given import write_params
 
 TASK = Preference()
 N = 3000
@@ -124,7 +125,7 @@ def write_inputs(folder, simulated, swapped=True):
     frame[["y_a", "y_b", "y_tie"]] = folds.targets
     write_table(frame, folder / "folds.parquet")
     write_json({"kind": "preference", "classes": ["a", "b", "tie"]}, folder / "labels.json")
-    (folder / "params.yaml").write_text(json.dumps({"tiny": {"ensemble": {"members": ["x", "y"]}}}))
+    write_params(folder, "tiny", ensemble={"members": ["x", "y"]})
     for name, values in zip("xy", members, strict=True):
         table = pd.DataFrame({"id": folds.ids, "part": np.where(train_rows(folds), "oof", "test")})
         table[["p_a", "p_b", "p_tie"]] = values

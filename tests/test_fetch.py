@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 
 from stages import fetch, ingest
 from stages.base.errors import InputError
+from tests.given import write_params
 
 ROOT = Path(__file__).parents[1]
 PART = "{}-00000-of-00001.parquet"
@@ -102,10 +103,10 @@ def table(path):
 
 
 @pytest.mark.parametrize("dataset", WRITE)
-def test_fetched_files_are_what_params_yaml_reads(dataset, downloads):
+def test_fetched_files_are_what_the_params_read(dataset, downloads):
     fetch.main(dataset, downloads=downloads(dataset))
-    params = YAML(typ="safe").load(ROOT / "params.yaml")[dataset]["ingest"]
-    Path("params.yaml").write_text(json.dumps({dataset: {"ingest": params | {"truth": None}}}))
+    params = YAML(typ="safe").load(ROOT / "params" / f"{dataset}.yaml")["ingest"]
+    write_params(Path(), dataset, ingest=params | {"truth": None})
     outs = {name: Path("out", name) for name in ("rows", "rejects", "labels", "metrics")}
     ingest.main(dataset=dataset, raw=Path("data/raw", dataset), **outs)
     rows, metrics = pd.read_parquet(outs["rows"]), json.loads(outs["metrics"].read_text())

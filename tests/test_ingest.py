@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 from stages import ingest
 from stages.base.errors import InputError
 from stages.base.tasks import Preference, read_task
+from tests.given import write_params
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -59,7 +60,7 @@ def raw_files(**files):
 
 
 def run(out="out", raw="raw", **section):
-    YAML(typ="safe").dump({"mine": {"ingest": SECTION | section}}, Path("params.yaml"))
+    write_params(Path(), "mine", ingest=SECTION | section)
     rows, rejects, labels, metrics = (Path(out) / name for name in OUTS)
     ingest.main(
         dataset="mine", raw=Path(raw), rows=rows, rejects=rejects, labels=labels, metrics=metrics
@@ -371,7 +372,7 @@ def test_real_texts_are_all_accounted_for(workspace, name, rows_of, n_left_out):
     raw = SHARED / name.removesuffix("_single")
     if not raw.exists():
         pytest.skip(f"no real data at {raw}")
-    params = YAML(typ="safe").load(ROOT / "params.yaml")[name]["ingest"]
+    params = YAML(typ="safe").load(ROOT / "params" / f"{name}.yaml")["ingest"]
     rows, rejects, metrics = run(raw=raw, **params)
     assert tuple(metrics[f"{part}_rows"] for part in ("train", "dev", "test")) == rows_of
     assert (len(rejects), metrics["left_out"]) == (n_left_out, n_left_out)

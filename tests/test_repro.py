@@ -19,24 +19,24 @@ from ruamel.yaml import YAML
 pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).resolve().parents[1]
+PARAMS = "params/demo.yaml"
 SMALL = {
-    "datasets": ["demo"],
-    "demo.demo.train_rows": 120,
-    "demo.demo.test_rows": 30,
-    "demo.split.n_folds": 3,
-    "demo.split.max_leak_share": 0.1,  # of 30 rows, one more or less
-    "demo.tfidf.words.max_features": 1000,
-    "demo.tfidf.characters.max_features": 1000,
-    "demo.tfidf.lsa_components": 8,
-    "demo.word2vec.dimensions": 16,
-    "demo.word2vec.epochs": 2,
-    "demo.forest.trees": 8,
-    "demo.xgb.rounds": 8,
-    "demo.xgb.min_child_weight": 1.0,
-    "demo.lgbm.rounds": 8,
-    "demo.lgbm.min_data_in_leaf": 5,
-    "demo.mlp.hidden": [8],
-    "demo.mlp.rounds": 2,
+    "demo.train_rows": 120,
+    "demo.test_rows": 30,
+    "split.n_folds": 3,
+    "split.max_leak_share": 0.1,  # of 30 rows, one more or less
+    "tfidf.words.max_features": 1000,
+    "tfidf.characters.max_features": 1000,
+    "tfidf.lsa_components": 8,
+    "word2vec.dimensions": 16,
+    "word2vec.epochs": 2,
+    "forest.trees": 8,
+    "xgb.rounds": 8,
+    "xgb.min_child_weight": 1.0,
+    "lgbm.rounds": 8,
+    "lgbm.min_data_in_leaf": 5,
+    "mlp.hidden": [8],
+    "mlp.rounds": 2,
 }
 # What differs from run to run: times and memory.
 COST = re.compile(r"metrics/(cost/.*|leaderboard\..*)")
@@ -105,7 +105,7 @@ class Project:
 
     def set_params(self, values: dict[str, Any]) -> None:
         yaml = YAML()
-        tree = yaml.load(self.folder / "params.yaml")
+        tree = yaml.load(self.folder / PARAMS)
         for key, value in values.items():
             *path, last = key.split(".")
             branch = tree
@@ -113,7 +113,7 @@ class Project:
                 branch = branch[step]
             assert last in branch, key
             branch[last] = value
-        yaml.dump(tree, self.folder / "params.yaml")
+        yaml.dump(tree, self.folder / PARAMS)
 
     def outs(self) -> list[str]:
         """All outs, metrics and plots that dvc.lock knows."""
@@ -195,7 +195,7 @@ def test_submission_fits_the_sample(finished: Project) -> None:
     sample = pd.read_csv(finished.folder / "data/raw/demo/sample_submission.csv")
     assert list(submission) == list(sample)
     assert submission["id"].tolist() == sample["id"].tolist()
-    assert len(submission) == SMALL["demo.demo.test_rows"]
+    assert len(submission) == SMALL["demo.test_rows"]
     shares = submission.drop(columns="id")
     assert (shares.sum(axis=1) - 1).abs().max() < 1e-6
     assert shares.min().min() > 0
@@ -234,7 +234,7 @@ def test_change_of_the_svm_reruns_its_followers_only(project: Project) -> None:
 
 
 def test_failing_stage_keeps_what_was_done_before_it(project: Project) -> None:
-    project.set_params({"demo.ensemble.members": ["logreg", "mlp"]})
+    project.set_params({"ensemble.members": ["logreg", "mlp"]})
     project.edit("stages/submit.py", "def main(", "raise RuntimeError('broken')\n\n\ndef main(")
     status, output = project.run("dvc", "repro")
     assert status != 0
@@ -290,23 +290,23 @@ def test_killed_runs_end_in_the_same_bytes(
 
 
 def test_experiment_with_a_param_reruns_what_depends_on_it(project: Project) -> None:
-    status, output = project.run("dvc", "exp", "run", "-S", "demo.logreg.C=0.01")
+    status, output = project.run("dvc", "exp", "run", "-S", f"{PARAMS}:logreg.C=0.01")
     assert status == 0, output
     assert set(ran(output)) == followers("logreg")
 
 
 def test_unknown_param_of_an_experiment_is_refused(project: Project) -> None:
-    status, output = project.run("dvc", "exp", "run", "-S", "demo.logreg.c=0.01")
+    status, output = project.run("dvc", "exp", "run", "-S", f"{PARAMS}:logreg.c=0.01")
     assert status != 0
-    assert "demo.logreg.c" in output
+    assert "logreg.c" in output
     assert ran(output) == []
 
 
 def test_bad_params_of_an_experiment_are_all_listed(project: Project) -> None:
-    faults = ["-S", "demo.logreg.C=-1", "-S", "demo.logreg.balance=never"]
+    faults = ["-S", f"{PARAMS}:logreg.C=-1", "-S", f"{PARAMS}:logreg.balance=never"]
     status, output = project.run("dvc", "exp", "run", *faults)
     assert status != 0
-    assert "params.yaml: 2 fault(s) in demo.logreg" in output
-    assert "demo.logreg.C: " in output
-    assert "demo.logreg.balance: " in output
+    assert "params/demo.yaml: 2 fault(s) in logreg" in output
+    assert "logreg.C: " in output
+    assert "logreg.balance: " in output
     assert "Traceback" not in output

@@ -9,6 +9,7 @@ from stages import split
 from stages.base.errors import InputError
 from stages.base.folds import read_folds
 from stages.base.tasks import MultiLabel, Preference, SingleLabel
+from tests.given import write_params
 
 TARGETS = ["y_a", "y_b", "y_tie"]
 WORDS = [
@@ -209,8 +210,7 @@ def test_seed_changes_folds_but_not_groups():
 
 def test_main_writes_the_same_bytes_twice_and_flat_metrics(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    params = json.dumps({"demo": {"split": make_params().model_dump()}})
-    Path("params.yaml").write_text(params)
+    write_params(tmp_path, "demo", split=make_params().model_dump())
     Path("labels.json").write_text('{"kind": "preference", "classes": ["a", "b", "tie"]}')
     make_rows(distinct_prompts(30)).to_parquet("rows.parquet")
     for name in ("one", "two"):

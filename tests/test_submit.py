@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +5,7 @@ import pytest
 from stages import submit
 from stages.base.errors import InputError
 from stages.base.tables import write_json, write_table
+from tests.given import write_params
 
 COLUMNS = {"id": "id", "a": "winner_model_a", "b": "winner_model_b", "tie": "winner_tie"}
 NAMES = tuple(COLUMNS.values())
@@ -40,7 +39,7 @@ def write_sample(folder, ids, columns=NAMES):
 
 
 def run_stage(folder, monkeypatch, **changes):
-    (folder / "params.yaml").write_text(json.dumps({"tiny": {"submit": SECTION | changes}}))
+    write_params(folder, "tiny", submit=SECTION | changes)
     monkeypatch.chdir(folder)
     submit.main(
         dataset="tiny", labels=folder / "labels.json", raw=folder, folds=folder / "folds.parquet",

@@ -1,4 +1,4 @@
-"""dvc.yaml, params.yaml and the code say the same. No machine learning here."""
+"""dvc.yaml, the params and the code say the same. No machine learning here."""
 
 import ast
 import importlib
@@ -28,9 +28,9 @@ def read(name: str) -> Any:
 
 
 STAGES = read("dvc.yaml")["stages"]
-PARAMS = read("params.yaml")
-LISTS = {"datasets", "backbones", "learning_curves"}  # at the top of params.yaml
-DATASETS = [name for name in PARAMS if name not in LISTS]
+LISTS = read("params.yaml")
+DATASETS = sorted(file.stem for file in (ROOT / "params").glob("*.yaml"))
+PARAMS = {dataset: read(f"params/{dataset}.yaml") for dataset in DATASETS}
 BACKBONES = sorted({name for dataset in DATASETS for name in PARAMS[dataset]["finetune"]})
 
 
@@ -109,7 +109,7 @@ def modules() -> list[str]:
 
 
 def sections_of(stage: str) -> dict[str, type[Params]]:
-    """Sections of params.yaml that the module of a stage reads, with their classes.
+    """Sections of a params file that the module of a stage reads, with their classes.
 
     The name of a section may hold the backbone, as an f-string.
     """
@@ -130,7 +130,7 @@ def sections_of(stage: str) -> dict[str, type[Params]]:
 
 
 def values_of(dataset: str, section: str) -> list[Any]:
-    """What params.yaml holds in a section of a dataset: one value, or one for each backbone."""
+    """What a section of a dataset holds: one value, or one for each backbone."""
     names = PARAMS[dataset]["finetune"] if BACKBONE in section else [""]
     found = []
     for name in names:
@@ -141,8 +141,15 @@ def values_of(dataset: str, section: str) -> list[Any]:
     return found
 
 
+def declared_by(stage: str) -> dict[str, list[str]]:
+    """Params that a stage declares: files with their sections, and lists of params.yaml."""
+    entries = STAGES[stage].get("params", [])
+    pairs = [entry if isinstance(entry, dict) else {entry: []} for entry in entries]
+    return {file: sorted(sections) for pair in pairs for file, sections in pair.items()}
+
+
 def lists_of(stage: str) -> list[str]:
-    """Lists at the top of params.yaml that the module of a stage reads."""
+    """Lists of params.yaml that the module of a stage reads."""
     called = {
         getattr(n.func, "id", None)
         for n in ast.walk(tree_of(module_of(stage)))
@@ -225,9 +232,10 @@ def test_docstring_shows_a_command_with_the_options_of_main(stage: str) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_declares_the_params_that_it_reads(stage: str) -> None:
-    entries = STAGES[stage].get("params", [])
-    declared = [entry.removeprefix(DATASET + ".").removeprefix("demo.") for entry in entries]
-    assert sorted(declared) == sorted([*sections_of(stage), *lists_of(stage)])
+    datasets = {"demo"} if stage == "demo" else {DATASET}
+    files = {f"params/{dataset}.yaml": sorted(sections_of(stage)) for dataset in datasets}
+    expected = {file: names for file, names in files.items() if names}
+    assert declared_by(stage) == expected | {name: [] for name in lists_of(stage)}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -261,23 +269,24 @@ def test_params_have_no_defaults() -> None:
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_every_section_of_a_dataset_is_declared_by_a_stage(dataset: str) -> None:
     declared = {
-        section.replace(DATASET, dataset).split(".")[1]
+        section.split(".")[0]
         for stage in STAGES
         if dataset in datasets_of(stage)
-        for section in STAGES[stage].get("params", [])
+        for sections in declared_by(stage).values()
+        for section in sections
     }
     assert set(PARAMS[dataset]) == declared
 
 
 def test_datasets_to_build_have_sections() -> None:
-    assert PARAMS["datasets"]
-    assert set(PARAMS["datasets"]) <= set(DATASETS)
+    assert LISTS["datasets"]
+    assert set(LISTS["datasets"]) <= set(DATASETS)
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_backbones_to_tune_have_sections(dataset: str) -> None:
-    assert PARAMS["backbones"]
-    assert set(PARAMS["backbones"]) <= set(PARAMS[dataset]["finetune"])
+    assert LISTS["backbones"]
+    assert set(LISTS["backbones"]) <= set(PARAMS[dataset]["finetune"])
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
@@ -354,11 +363,13 @@ def test_importing_a_stage_writes_nothing_and_loads_no_heavy_library() -> None:
     assert done.returncode == 0
 
 
-def test_params_are_written_as_dvc_writes_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_params_are_written_as_dvc_writes_them(dataset: str, tmp_path: Path) -> None:
     """So that the diff of an experiment shows its own change and nothing else."""
     from dvc.utils.hydra import apply_overrides
 
-    copy = tmp_path / "params.yaml"
-    copy.write_bytes((ROOT / "params.yaml").read_bytes())
-    apply_overrides(copy, [f"demo.demo.seed={PARAMS['demo']['demo']['seed']}"])
-    assert copy.read_text(encoding="utf-8") == (ROOT / "params.yaml").read_text(encoding="utf-8")
+    file = ROOT / "params" / f"{dataset}.yaml"
+    copy = tmp_path / file.name
+    copy.write_bytes(file.read_bytes())
+    apply_overrides(copy, [f"split.seed={PARAMS[dataset]['split']['seed']}"])
+    assert copy.read_text(encoding="utf-8") == file.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""One strict, typed section of params.yaml."""
+"""One strict, typed section of a dataset's params file."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,8 @@ from ruamel.yaml.error import YAMLError
 
 from stages.base.errors import InputError
 
-PARAMS_FILE = Path("params.yaml")
+FILE = Path("params.yaml")  # what `dvc repro` builds
+FOLDER = Path("params")  # a file for each dataset, since DVC parses it whole once a stage
 
 
 class Params(BaseModel):
@@ -22,8 +23,8 @@ class Params(BaseModel):
 P = TypeVar("P", bound=Params)
 
 
-def read_params(kind: type[P], dataset: str, section: str, path: Path = PARAMS_FILE) -> P:
-    """Read and check the section `<dataset>.<section>` of params.yaml; dots in `section` go deeper.
+def read_params(kind: type[P], dataset: str, section: str) -> P:
+    """Read and check a section of `params/<dataset>.yaml`; dots in `section` go deeper.
 
     ruamel.yaml reads YAML 1.2 as DVC does, where PyYAML takes `2e-5` for a string. Validation runs
     in JSON mode, so that a list becomes a tuple and a quoted number is refused.
@@ -32,36 +33,39 @@ def read_params(kind: type[P], dataset: str, section: str, path: Path = PARAMS_F
         InputError: The file or the section is missing, or any of its keys is unknown, missing or
         wrong; lists every fault.
     """
-    name = f"{dataset}.{section}"
+    path = FOLDER / f"{dataset}.yaml"
     tree = _read_tree(path)
-    for step in name.split("."):
+    for step in section.split("."):
         if not isinstance(tree, dict) or step not in tree:
             known = ", ".join(map(str, tree)) if isinstance(tree, dict) else type(tree).__name__
             raise InputError(
-                f"{path}: {name}: no section {step!r}, got {known}; expected a section of that name"
+                f"{path}: {section}: no section {step!r}, got {known}; "
+                "expected a section of that name"
             )
         tree = tree[step]
     try:
         return kind.model_validate_json(json.dumps(tree))
     except (TypeError, ValueError) as error:
         if isinstance(error, ValidationError):
-            faults = [_fault(name, fault) for fault in error.errors()]
-            raise InputError.listing(f"{path}: {len(faults)} fault(s) in {name}", faults) from None
+            faults = [_fault(section, fault) for fault in error.errors()]
+            raise InputError.listing(
+                f"{path}: {len(faults)} fault(s) in {section}", faults
+            ) from None
         raise InputError(
-            f"{path}: {name}: {error}; expected numbers, strings, lists and maps"
+            f"{path}: {section}: {error}; expected numbers, strings, lists and maps"
         ) from error
 
 
-def read_datasets(path: Path = PARAMS_FILE) -> list[str]:
-    """Names of the datasets that `dvc repro` builds: the list `datasets` at the top of params.yaml.
+def read_datasets() -> list[str]:
+    """Names of the datasets that `dvc repro` builds: the list `datasets` of params.yaml.
 
     Raises:
         InputError: The file cannot be read, or has no such list.
     """
-    tree = _read_tree(path)
+    tree = _read_tree(FILE)
     found = tree.get("datasets") if isinstance(tree, dict) else None
     if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-        raise InputError(f"{path}: datasets: got {found!r}; expected a list of names")
+        raise InputError(f"{FILE}: datasets: got {found!r}; expected a list of names")
     return found
 
 

@@ -34,18 +34,16 @@ def tracked_copy(target: Path) -> None:
     subprocess.run(["git", "init", "-q"], cwd=target, check=True)
 
 
-def set_params(params: Path, rows: int, finetune: bool) -> list[str]:
-    """Set the number of train rows of the demo, and the backbones, which are returned."""
+def set_params(folder: Path, rows: int, finetune: bool) -> list[str]:
+    """Set the number of train rows of the demo, and the backbones to leave out: returned."""
     yaml = YAML()
-    tree = yaml.load(params.read_text(encoding="utf-8"))
-    tree["demo"]["demo"]["train_rows"] = rows
-    backbones = list(tree["backbones"])
-    if not finetune:
-        members = tree["demo"]["ensemble"]["members"]
-        tree["demo"]["ensemble"]["members"] = [m for m in members if m not in backbones]
-    with params.open("w", encoding="utf-8") as file:
-        yaml.dump(tree, file)
-    return [] if finetune else backbones
+    backbones = [] if finetune else list(yaml.load(folder / "params.yaml")["backbones"])
+    params = folder / "params" / "demo.yaml"
+    tree = yaml.load(params)
+    tree["demo"]["train_rows"] = rows
+    tree["ensemble"]["members"] = [m for m in tree["ensemble"]["members"] if m not in backbones]
+    yaml.dump(tree, params)
+    return backbones
 
 
 def measure(command: str, folder: Path) -> tuple[float, float, float]:
@@ -75,7 +73,7 @@ def main(*, rows: int = 2000, finetune: bool = False) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tracked_copy(folder)
-        left_out = set_params(folder / "params.yaml", rows, finetune)
+        left_out = set_params(folder, rows, finetune)
         with Repo(folder) as repo:
             commands = {stage.name: stage.cmd for stage in repo.index.stages}
         lines, total = [], 0.0

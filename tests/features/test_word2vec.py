@@ -1,4 +1,3 @@
-import json
 import os
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from stages.base.blocks import read_blocks
 from stages.base.errors import InputError
 from stages.base.tables import write_json, write_table
 from stages.features import word2vec
+from tests.given import write_params
 
 GIVEN = {
     "dimensions": 8, "window": 3, "min_count": 1, "epochs": 2, "negative": 5, "skip_gram": False,
@@ -72,7 +72,7 @@ def inputs(tmp_path):
     parts = pd.DataFrame({"id": list("dcba"), "part": ["train", "test", "train", "train"]})
     write_table(parts, tmp_path / "folds.parquet")
     write_json({"kind": "preference", "classes": ["a", "b", "tie"]}, tmp_path / "labels.json")
-    (tmp_path / "params.yaml").write_text(json.dumps({"tiny": {"word2vec": GIVEN}}))
+    write_params(tmp_path, "tiny", word2vec=GIVEN)
     return {name: tmp_path / f"{name}.parquet" for name in ("clean", "folds")} | {
         "labels": tmp_path / "labels.json"
     }

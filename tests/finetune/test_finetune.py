@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from ruamel.yaml import YAML
 
 from stages.base.errors import InputError
 from stages.finetune._classifier import load
 from stages.finetune._predict import predict, probabilities
 from stages.finetune._tokens import write_tokens
 from stages.finetune.finetune import launch, main, memory_advice
+from tests.given import write_params
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTS = ("model", "predictions.parquet", "curve.csv", "cost.json")
@@ -49,8 +49,7 @@ def place(tmp_path, pairs, monkeypatch):
 
     def write(params):
         section = json.loads(params.model_dump_json())
-        content = {"demo": {"finetune": {"tiny": section}}}
-        YAML(typ="safe").dump(content, tmp_path / "params.yaml")
+        write_params(tmp_path, "demo", finetune={"tiny": section})
         paths = {"labels": "labels.json", "folds": "folds.parquet", "tokens": "tokens"}
         outs = {name.partition(".")[0]: name for name in OUTS}
         given = {key: Path(path) for key, path in (paths | outs).items()}
@@ -154,6 +153,8 @@ def test_launch_starts_anew_under_torchrun(monkeypatch):
 KILL = """
 import os, signal
 from stages.finetune import _loop
+from tests.given import write_params
+from tests.given import write_params
 
 step = _loop.Fit._step
 

@@ -18,6 +18,7 @@ from stages.finetune._backbones import load_tokenizer
 from stages.finetune._encode import Template, encode_pair, tokenise_rounds
 from stages.finetune._params import BackboneParams, EncodingParams
 from stages.finetune._tokens import Tokens, read_tokens, write_tokens
+from tests.given import write_params
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL = ROOT.parent / "shared" / "data"
@@ -180,27 +181,16 @@ def test_budget_of_the_other_kind_of_task_is_refused(tokenizer):
         stage.build(frame(ROWS), Preference(), tokenizer, encoding)
 
 
-PARAMS = """
-demo:
-  finetune:
-    minilm:
-      backbone:
-        name: minilm
-        revision: null
-        pooling: mean
-        attention: auto
-        dropout: 0.1
-        attention_dropout: 0.0
-      encoding:
-        max_tokens: 64
-        prompt_tokens: 16
-"""
+SECTION = {
+    "backbone": json.loads(MINILM.model_dump_json()),
+    "encoding": {"max_tokens": 64, "prompt_tokens": 16},
+}
 
 
 def test_stage_writes_the_same_bytes_in_every_process(tokenizer, tmp_path, monkeypatch):
     write_json({"kind": "preference", "classes": ["a", "b", "tie"]}, tmp_path / "labels.json")
     write_table(frame(ROWS), tmp_path / "rows.parquet")
-    (tmp_path / "params.yaml").write_text(PARAMS, encoding="utf-8")
+    write_params(tmp_path, "demo", finetune={"minilm": SECTION})
     monkeypatch.chdir(tmp_path)
     given = {name: Path(f"{name}.{end}") for name, end in (("labels", "json"), ("rows", "parquet"))}
     stage.main(

@@ -18,6 +18,7 @@ from stages.models import forest, lgbm, logreg, mlp, svm, xgb
 from stages.models._crossfit import crossfit
 from stages.models._linear import Linear
 from stages.models._sample import make_sample
+from tests.given import write_params
 
 ODD = {"parts": ["difference"], "scale": "none", "weight": 1.0}
 TWO = {"parts": ["difference", "magnitude"], "scale": "standard", "weight": 0.5}
@@ -339,7 +340,7 @@ def write_inputs(folder, folds, sets, section):
     )
     style.insert(0, "id", ids)
     write_table(style, folder / "style.parquet")
-    (folder / "params.yaml").write_text(json.dumps({"tiny": {"logreg": section}}))
+    write_params(folder, "tiny", logreg=section)
 
 
 def test_stage_writes_the_best_trial_of_its_search(folds, sets, fitted, tmp_path, monkeypatch):
