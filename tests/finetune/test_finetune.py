@@ -154,7 +154,6 @@ KILL = """
 import os, signal
 from stages.finetune import _loop
 from tests.given import write_params
-from tests.given import write_params
 
 step = _loop.Fit._step
 
