@@ -153,7 +153,6 @@ def test_launch_starts_anew_under_torchrun(monkeypatch):
 KILL = """
 import os, signal
 from stages.finetune import _loop
-from tests.given import write_params
 
 step = _loop.Fit._step
 
