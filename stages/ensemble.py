@@ -1,12 +1,14 @@
-r"""Blend the models: weights on the simplex that minimise the out-of-fold log loss.
+r"""Blend the models: weights that minimise the out-of-fold log loss.
 
 In: predictions of the members, and folds. Out: blended predictions and the
-weights. The blend is judged nested: the rows of a fold are blended with weights (and temperature)
-that were fitted on the other folds, and these are the out-of-fold predictions that are written;
+weights. A blend has one of three forms: a mixture, with weights on the simplex; the same sharpened
+by a temperature (Guo et al. 2017); a product of powers (the logarithmic opinion pool, Genest and
+Zidek 1986), whose free weights also temper members that are too sure. All are judged nested: the
+rows of a fold are blended with weights that were fitted on the other folds, and those of the form
+with the lowest log loss are the out-of-fold predictions that are written;
 rows outside the train part get the weights fitted on all. Fitted and judged are the rows that every
 member predicted out of fold: where a transformer ran on one fold alone, parts of that fold stand in
-for the folds. Temperature scaling (Guo et al. 2017) is
-kept only where it lowers the nested log loss.
+for the folds.
 
     python -m stages.ensemble --dataset demo --labels data/demo/labels.json \
         --folds data/demo/folds.parquet --members data/demo/predictions \
@@ -17,9 +19,9 @@ kept only where it lowers the nested log loss.
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -46,7 +48,11 @@ from stages.base.tracking import Mirror
 
 log = logging.getLogger("verdict")
 
+NOISE = 1e-6  # smaller weights are what the solver leaves near 0
+
 Members = dict[str, Floats]
+Form = Literal["mixture", "sharpened", "product"]
+FORMS: tuple[Form, ...] = get_args(Form)
 
 
 class EnsembleParams(Params):
@@ -64,14 +70,17 @@ class EnsembleParams(Params):
 
 @dataclass(frozen=True)
 class Blend:
-    """Mixture of weights `(n_members,)`, raised to 1 / `temperature`."""
+    """A mixture of weights `(n_members,)` raised to 1 / `temperature`, or a product of powers."""
 
     task: Task
     weights: Floats
-    temperature: float
+    temperature: float = 1.0
+    product: bool = False
 
     def __call__(self, members: Floats) -> Floats:
         """Blend probabilities `(n_members, n_rows, n_classes)` to `(n_rows, n_classes)`."""
+        if self.product:
+            return self.task.link(np.tensordot(self.weights, self.task.unlink(members), axes=1))
         mixed = np.tensordot(self.weights, members, axes=1)
         return self.task.sharpen(mixed, self.temperature)
 
@@ -81,49 +90,83 @@ def log_loss(task: Task, targets: Floats, probabilities: Floats) -> float:
     return float(task.row_losses(targets, probabilities).mean())
 
 
-def fit_blend(task: Task, members: Floats, targets: Floats, *, calibrate: bool) -> Blend:
-    """Fit weights (a convex problem) and, with `calibrate`, then the temperature.
+def fit_blend(task: Task, members: Floats, targets: Floats, form: Form) -> Blend:
+    """Fit the weights, a convex problem in either form, and the temperature where there is one.
 
     Args:
         task: Knows the loss.
         members: `(n_members, n_rows, n_classes)`.
         targets: `(n_rows, n_classes)`.
-        calibrate: False leaves the temperature at 1.
+        form: Of the blend.
     """
-    from scipy.optimize import minimize, minimize_scalar
+    if form == "product":
+        return fit_product(task, members, targets)
+    mixture = fit_mixture(task, members, targets)
+    if form == "mixture":
+        return mixture
+    mixed = mixture(members)
+    return replace(mixture, temperature=fit_temperature(task, mixed, targets))
+
+
+def fit_mixture(task: Task, members: Floats, targets: Floats) -> Blend:
+    """Weights on the simplex."""
+    from scipy.optimize import minimize
 
     def loss(weights: Floats) -> tuple[float, Floats]:
         mixed = np.tensordot(weights, members, axes=1)
         slope = np.einsum("rc,mrc->m", task.loss_slopes(targets, mixed), members) / len(targets)
         return log_loss(task, targets, mixed), slope
 
-    start = np.full(len(members), 1 / len(members))
     found = minimize(
         loss,
-        start,
+        np.full(len(members), 1 / len(members)),
         jac=True,
         method="SLSQP",
         bounds=[(0, 1)] * len(members),
         constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": np.ones_like},
         options={"ftol": 1e-12, "maxiter": 1000},
     )
-    weights = np.where(found.x > 1e-6, found.x, 0)  # what the solver leaves near 0 is noise
-    blend = Blend(task, weights / weights.sum(), 1.0)
-    if not calibrate:
-        return blend
-    mixed = blend(members)[None]
-    one = np.ones(1)
+    weights = np.where(found.x > NOISE, found.x, 0)
+    return Blend(task, weights / weights.sum())
+
+
+def fit_product(task: Task, members: Floats, targets: Floats) -> Blend:
+    """Exponents of at least 0."""
+    from scipy.optimize import minimize
+
+    scores = task.unlink(members)
+
+    def loss(weights: Floats) -> tuple[float, Floats]:
+        blended = task.link(np.tensordot(weights, scores, axes=1))
+        slope = np.einsum("rc,mrc->m", task.score_slopes(targets, blended), scores) / len(targets)
+        return log_loss(task, targets, blended), slope
+
+    found = minimize(
+        loss,
+        np.full(len(members), 1 / len(members)),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(0, None)] * len(members),
+        options={"ftol": 1e-12, "gtol": 1e-8, "maxiter": 1000},
+    )
+    return Blend(task, np.where(found.x > NOISE, found.x, 0), product=True)
+
+
+def fit_temperature(task: Task, probabilities: Floats, targets: Floats) -> float:
+    """The temperature under which probabilities `(n_rows, n_classes)` have the lowest log loss."""
+    from scipy.optimize import minimize_scalar
+
     best = minimize_scalar(
-        lambda t: log_loss(task, targets, Blend(task, one, float(np.exp(t)))(mixed)),
+        lambda t: log_loss(task, targets, task.sharpen(probabilities, float(np.exp(t)))),
         bounds=(-2, 2),
         method="bounded",
         options={"xatol": 1e-6},
     )
-    return Blend(task, blend.weights, float(np.exp(best.x)))
+    return float(np.exp(best.x))
 
 
 def nested(
-    task: Task, members: Floats, folds: Folds, judged: Rows, *, calibrate: bool
+    task: Task, members: Floats, folds: Folds, judged: Rows, form: Form
 ) -> tuple[float, dict[int, Blend]]:
     """Judge a blend on rows that it was not fitted on: their log loss, and the blend of each fold.
 
@@ -132,7 +175,7 @@ def nested(
         members: `(n_members, n_rows, n_classes)`.
         folds: For all rows.
         judged: `(n_rows,)`, the rows to fit and to judge on.
-        calibrate: As in `fit_blend`.
+        form: Of the blend.
 
     Raises:
         InputError: There are fewer than two folds among these rows.
@@ -147,9 +190,7 @@ def nested(
     total = 0.0
     for fold in common:
         fitted, held = judged & (folds.fold != fold), judged & (folds.fold == fold)
-        blends[fold] = fit_blend(
-            task, members[:, fitted], folds.targets[fitted], calibrate=calibrate
-        )
+        blends[fold] = fit_blend(task, members[:, fitted], folds.targets[fitted], form)
         blended = blends[fold](members[:, held])
         total += held.sum() * log_loss(task, folds.targets[held], blended)
     return total / judged.sum(), blends
@@ -163,9 +204,10 @@ def load(weights: Path, task: Task) -> tuple[tuple[str, ...], Blend]:
     """
     found = read_json(weights)
     names = tuple(name for name in found if f"{name}_log_loss" in found and found[name] > 0)
-    if not names or "temperature" not in found:
-        raise InputError(f"{weights}: got {list(found)}; expected weights and a temperature")
-    return names, Blend(task, np.array([found[name] for name in names]), found["temperature"])
+    if not names or not {"temperature", "product"} <= set(found):
+        raise InputError(f"{weights}: got {list(found)}; expected weights and the form of a blend")
+    values = np.array([found[name] for name in names])
+    return names, Blend(task, values, found["temperature"], product=bool(found["product"]))
 
 
 def read_members(folder: Path, names: tuple[str, ...], ids: pd.Series, task: Task) -> Members:
@@ -235,13 +277,10 @@ def main(
     complete = ~np.isnan(stacks[PREDICTION]).any(axis=(0, 2))
     judged = complete & (stored.part == TRAIN)
     stored = judging_folds(stored, judged)
-    plain, calibrated = (
-        nested(task, stacks[PREDICTION], stored, judged, calibrate=calibrate)
-        for calibrate in (False, True)
-    )
-    keep = calibrated[0] < plain[0]
-    blends = (calibrated if keep else plain)[1]
-    final = fit_blend(task, stacks[PREDICTION][:, judged], stored.targets[judged], calibrate=keep)
+    tried = {form: nested(task, stacks[PREDICTION], stored, judged, form) for form in FORMS}
+    form = min(FORMS, key=lambda name: tried[name][0])
+    loss, blends = tried[form]
+    final = fit_blend(task, stacks[PREDICTION][:, judged], stored.targets[judged], form)
     started = time.perf_counter()
     blended = {prefix: apply(blends, final, stack, stored) for prefix, stack in stacks.items()}
     seconds = time.perf_counter() - started
@@ -256,15 +295,13 @@ def main(
         **dict(zip(names, final.weights.tolist(), strict=True)),
         **alone,
         "temperature": final.temperature,
-        "nested_log_loss": plain[0],
-        "nested_log_loss_calibrated": calibrated[0],
+        "product": float(final.product),
+        **{f"{name}_nested_log_loss": found[0] for name, found in tried.items()},
     }
     write_json(found, weights)
     spent = clock.write(cost, fitted=weights, predict_ms_per_row=1e3 * seconds / len(stored.ids))
     mirror.finish(params={"members": names}, metrics=found | spent)
-    log.info(
-        "ensemble: nested log loss %.4f on %d rows", min(plain[0], calibrated[0]), judged.sum()
-    )
+    log.info("ensemble: %s, nested log loss %.4f on %d rows", form, loss, judged.sum())
 
 
 def apply(blends: Mapping[int, Blend], final: Blend, stack: Floats, folds: Folds) -> Floats:

@@ -159,7 +159,8 @@ def main(
     expected = [ID, *(task.classes if params.labels is None else [LABEL])]
     if list(params.columns) != expected:
         raise InputError(
-            f"{dataset}.submit.columns: got {list(params.columns)}; expected the keys {expected}"
+            f"params/{dataset}.yaml: submit.columns: got {list(params.columns)}; "
+            f"expected the keys {expected}"
         )
     stored = read_folds(folds, task)
     table = read_table(predictions)
@@ -171,7 +172,7 @@ def main(
         if list(sample) != list(params.columns.values()):
             raise InputError(
                 f"{raw / params.sample}: got the columns {list(sample)}; "
-                f"expected those of {dataset}.submit.columns: {list(params.columns.values())}"
+                f"expected those of submit.columns: {list(params.columns.values())}"
             )
         ids = sample[params.columns[ID]]
         faults = [f"{name!r} stands twice" for name in ids[ids.duplicated()]]

@@ -1,12 +1,11 @@
 """What tests put into a folder before a stage runs there."""
 
+import json
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 
 def write_params(folder: Path, dataset: str, **sections: Any) -> None:
-    """Write `params/<dataset>.yaml` with these sections."""
+    """Write `params/<dataset>.yaml` with these sections; JSON is YAML."""
     (folder / "params").mkdir(exist_ok=True)
-    YAML(typ="safe").dump(sections, folder / "params" / f"{dataset}.yaml")
+    (folder / "params" / f"{dataset}.yaml").write_text(json.dumps(sections), encoding="utf-8")

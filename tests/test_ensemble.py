@@ -9,7 +9,7 @@ from stages import _judging, ensemble
 from stages.base.errors import InputError
 from stages.base.folds import Folds
 from stages.base.tables import read_table, write_json, write_table
-from stages.base.tasks import Preference
+from stages.base.tasks import MultiLabel, Preference
 from tests.given import write_params
 
 TASK = Preference()
@@ -36,7 +36,7 @@ def train_rows(folds):
 
 def test_blend_recovers_the_weights_of_a_known_mixture(simulated):
     members, folds = simulated
-    blend = ensemble.fit_blend(TASK, members, folds.targets, calibrate=True)
+    blend = ensemble.fit_blend(TASK, members, folds.targets, "sharpened")
     np.testing.assert_allclose(blend.weights, [0.7, 0.3], atol=0.05)
     assert blend.temperature == pytest.approx(1, abs=0.05)
 
@@ -44,7 +44,7 @@ def test_blend_recovers_the_weights_of_a_known_mixture(simulated):
 def test_weights_stand_on_the_simplex_and_drop_a_useless_member(simulated):
     members, folds = simulated
     noise = np.random.default_rng(1).dirichlet([1, 1, 1], N)
-    blend = ensemble.fit_blend(TASK, np.stack([*members, noise]), folds.targets, calibrate=False)
+    blend = ensemble.fit_blend(TASK, np.stack([*members, noise]), folds.targets, "mixture")
     assert blend.weights.sum() == pytest.approx(1)
     assert (blend.weights >= 0).all()
     assert blend.weights[2] < 0.03
@@ -53,7 +53,7 @@ def test_weights_stand_on_the_simplex_and_drop_a_useless_member(simulated):
 
 def test_no_other_weights_have_a_lower_loss(simulated):
     members, folds = simulated
-    blend = ensemble.fit_blend(TASK, members, folds.targets, calibrate=False)
+    blend = ensemble.fit_blend(TASK, members, folds.targets, "mixture")
     best = ensemble.log_loss(TASK, folds.targets, blend(members))
     for first in np.linspace(0, 1, 101):
         other = ensemble.Blend(TASK, np.array([first, 1 - first]), 1.0)
@@ -62,46 +62,68 @@ def test_no_other_weights_have_a_lower_loss(simulated):
 
 def test_member_that_stands_twice_changes_no_blend(simulated):
     members, folds = simulated
-    once = ensemble.fit_blend(TASK, members, folds.targets, calibrate=True)
+    once = ensemble.fit_blend(TASK, members, folds.targets, "sharpened")
     twice = members[[0, 1, 1]]
-    found = ensemble.fit_blend(TASK, twice, folds.targets, calibrate=True)
+    found = ensemble.fit_blend(TASK, twice, folds.targets, "sharpened")
     np.testing.assert_allclose(found(twice), once(members), atol=1e-3)
 
 
 def test_single_member_keeps_its_weight(simulated):
     members, folds = simulated
-    assert ensemble.fit_blend(
-        TASK, members[:1], folds.targets, calibrate=False
-    ).weights.tolist() == [1]
+    assert ensemble.fit_blend(TASK, members[:1], folds.targets, "mixture").weights.tolist() == [1]
 
 
 def test_temperature_softens_members_that_are_too_sure(simulated):
     members, folds = simulated
     mixed = ensemble.Blend(TASK, np.array([0.7, 0.3]), 1.0)(members)
     sure = ensemble.Blend(TASK, np.ones(1), 0.5)(mixed[None])
-    blend = ensemble.fit_blend(TASK, sure[None], folds.targets, calibrate=True)
+    blend = ensemble.fit_blend(TASK, sure[None], folds.targets, "sharpened")
     assert blend.temperature == pytest.approx(2, abs=0.2)
     rows = train_rows(folds)
     plain, calibrated = (
-        ensemble.nested(TASK, sure[None], folds, rows, calibrate=calibrate)[0]
-        for calibrate in (False, True)
+        ensemble.nested(TASK, sure[None], folds, rows, form)[0] for form in ("mixture", "sharpened")
     )
     assert calibrated < plain - 0.01
 
 
+@pytest.mark.parametrize("task", [TASK, MultiLabel(("x", "y", "z"))], ids=lambda t: t.kind)
+def test_product_recovers_the_exponents_of_a_known_product(simulated, task):
+    members, _ = simulated
+    rng = np.random.default_rng(3)
+    blended = ensemble.Blend(task, np.array([0.9, 0.4]), product=True)(members)
+    # expected labels as soft targets: the minimum is where the blend is the truth
+    found = ensemble.fit_blend(task, members, blended, "product")
+    np.testing.assert_allclose(found.weights, [0.9, 0.4], atol=1e-3)
+    for _ in range(20):
+        other = ensemble.Blend(task, found.weights + rng.normal(0, 0.05, 2), product=True)
+        assert ensemble.log_loss(task, blended, other(members)) >= ensemble.log_loss(
+            task, blended, found(members)
+        )
+
+
+def test_product_tempers_one_member_that_is_too_sure(simulated):
+    members, folds = simulated
+    truth = ensemble.Blend(TASK, np.array([0.5, 0.5]), product=True)(members)
+    soft = replace(folds, targets=truth)
+    sure = np.stack([members[0], TASK.sharpen(members[1], 0.25)])
+    rows = train_rows(folds)
+    loss = {form: ensemble.nested(TASK, sure, soft, rows, form)[0] for form in ensemble.FORMS}
+    assert loss["product"] < loss["sharpened"] - 0.01
+
+
 def test_certain_and_wrong_member_has_a_finite_loss():
     members = np.array([[[1.0, 0, 0], [0, 0, 1.0]]])
-    blend = ensemble.fit_blend(TASK, members, np.eye(3)[[1, 2]], calibrate=True)
+    blend = ensemble.fit_blend(TASK, members, np.eye(3)[[1, 2]], "sharpened")
     assert np.isfinite(blend(members)).all()
 
 
 def test_rows_are_judged_by_blends_that_never_saw_them(simulated):
     members, folds = simulated
     rows = train_rows(folds)
-    _, before = ensemble.nested(TASK, members, folds, rows, calibrate=True)
+    _, before = ensemble.nested(TASK, members, folds, rows, "sharpened")
     targets = folds.targets.copy()
     targets[folds.held(1)] = [0, 0, 1]
-    _, after = ensemble.nested(TASK, members, replace(folds, targets=targets), rows, calibrate=True)
+    _, after = ensemble.nested(TASK, members, replace(folds, targets=targets), rows, "sharpened")
     assert sorted(before) == [0, 1, 2]
     np.testing.assert_array_equal(before[1].weights, after[1].weights)
     assert before[1].temperature == after[1].temperature
@@ -111,7 +133,7 @@ def test_rows_are_judged_by_blends_that_never_saw_them(simulated):
 def test_nested_loss_is_that_of_the_blended_out_of_fold_rows(simulated):
     members, folds = simulated
     rows = train_rows(folds)
-    loss, blends = ensemble.nested(TASK, members, folds, rows, calibrate=True)
+    loss, blends = ensemble.nested(TASK, members, folds, rows, "sharpened")
     final = ensemble.Blend(TASK, np.array([0.5, 0.5]), 1.0)
     blended = ensemble.apply(blends, final, members, folds)
     assert ensemble.log_loss(TASK, folds.targets[rows], blended[rows]) == pytest.approx(loss)
@@ -158,24 +180,27 @@ def test_stage_blends_and_obeys_the_swap(simulated, tmp_path, monkeypatch):
     np.testing.assert_allclose(TASK.swap_classes(swapped), values, atol=1e-6)
     assert weights["x"] + weights["y"] == pytest.approx(1)
     assert weights["x"] == pytest.approx(0.7, abs=0.05)
-    best = min(weights["nested_log_loss"], weights["nested_log_loss_calibrated"])
+    nested = {form: weights[f"{form}_nested_log_loss"] for form in ensemble.FORMS}
     rows = train_rows(simulated[1])
     loss = ensemble.log_loss(TASK, simulated[1].targets[rows], values[rows])
-    assert loss == pytest.approx(best)  # what is written is what was judged
-    kept = weights["nested_log_loss_calibrated"] < weights["nested_log_loss"]
-    assert (weights["temperature"] != 1) is kept
+    assert loss == pytest.approx(min(nested.values()))  # what is written is what was judged
 
 
-@pytest.mark.parametrize(("calibrated", "keep"), [(0.9, True), (1.0, False), (1.1, False)])
-def test_temperature_is_kept_only_where_the_nested_loss_gains(
-    simulated, tmp_path, monkeypatch, calibrated, keep
+@pytest.mark.parametrize(
+    ("losses", "temperate", "product"),
+    [((1, 1, 1), False, False), ((1, 0.9, 1), True, False), ((1, 0.9, 0.8), False, True)],
+)
+def test_form_with_the_lowest_nested_loss_is_kept(
+    simulated, tmp_path, monkeypatch, losses, temperate, product
 ):
-    def nested(task, members, folds, judged, *, calibrate):
-        return (calibrated if calibrate else 1.0), {}
+    def nested(task, members, folds, judged, form):
+        return dict(zip(ensemble.FORMS, losses, strict=True))[form], {}
 
     monkeypatch.setattr(ensemble, "nested", nested)
     write_inputs(tmp_path, simulated)
-    assert (run_stage(tmp_path, monkeypatch)[1]["temperature"] != 1) is keep
+    _, weights = run_stage(tmp_path, monkeypatch)
+    assert (weights["temperature"] != 1) is temperate
+    assert (weights["product"] == 1) is product
 
 
 def test_stage_writes_the_same_bytes_twice(simulated, tmp_path, monkeypatch):

@@ -207,9 +207,9 @@ def test_truth_faults_are_told_at_once(workspace):
 
 
 def test_params_faults_are_told_at_once(workspace):
-    with pytest.raises(InputError, match=r"3 fault\(s\) in mine\.ingest") as caught:
+    with pytest.raises(InputError, match=r"3 fault\(s\) in ingest") as caught:
         run(reader=READER | {"extra": 1}, max_reject_share=2, task="classification")
-    assert "mine.ingest.max_reject_share" in str(caught.value)
+    assert "ingest.max_reject_share" in str(caught.value)
 
 
 def test_table_reader_goes_the_same_way(workspace):

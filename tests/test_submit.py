@@ -91,9 +91,7 @@ def test_sample_that_lacks_or_repeats_a_test_id_is_refused(inputs, monkeypatch):
 
 def test_columns_that_do_not_name_every_class_are_refused(inputs, monkeypatch):
     columns = {"id": "id", "a": "x", "b": "y"}
-    with pytest.raises(
-        InputError, match=r"tiny\.submit\.columns: got \['id', 'a', 'b'\]; expected"
-    ):
+    with pytest.raises(InputError, match=r"submit\.columns: got \['id', 'a', 'b'\]; expected"):
         run_stage(inputs, monkeypatch, columns=columns)
 
 

@@ -30,6 +30,7 @@ Part: TypeAlias = Literal["difference", "magnitude", "sum", "prompt", "text"]
 PAIR = "pair"  # key of even features of both answers at once, such as their cosine
 TEXT = "text"
 SMALLEST = 1e-15  # probabilities are clipped to this before their logarithm is taken
+BOUND = 1e-6  # the same where they become scores: one member's 0 must not silence the others
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,14 @@ class Task:
         """Slopes of `row_losses` by the probabilities, `(n_rows, n_classes)`."""
         return -(targets / np.clip(probabilities, SMALLEST, None))
 
+    def unlink(self, probabilities: Floats) -> Floats:
+        """What `link` makes these probabilities of, along the last axis; finite also for a 0."""
+        return np.log(np.clip(probabilities, BOUND, 1))
+
+    def score_slopes(self, targets: Floats, probabilities: Floats) -> Floats:
+        """Slopes of `row_losses` by the scores behind the probabilities, `(n_rows, n_classes)`."""
+        return probabilities - targets
+
     def sharpen(self, probabilities: Floats, temperature: float) -> Floats:
         """Probabilities raised to 1 / `temperature`, made probabilities again."""
         raised = probabilities ** (1 / temperature)
@@ -193,6 +202,15 @@ class MultiLabel(Task):
         """Slopes of `row_losses` by the probabilities, `(n_rows, n_classes)`."""
         p = np.clip(probabilities, SMALLEST, 1 - SMALLEST)
         return ((1 - targets) / (1 - p) - targets / p) / len(self.classes)
+
+    def unlink(self, probabilities: Floats) -> Floats:
+        """The log-odds of these probabilities; finite also for 0 and 1."""
+        p = np.clip(probabilities, BOUND, 1 - BOUND)
+        return np.log(p) - np.log1p(-p)
+
+    def score_slopes(self, targets: Floats, probabilities: Floats) -> Floats:
+        """Slopes of `row_losses` by the log-odds, `(n_rows, n_classes)`."""
+        return (probabilities - targets) / len(self.classes)
 
     def sharpen(self, probabilities: Floats, temperature: float) -> Floats:
         """Log-odds divided by `temperature`."""

@@ -238,7 +238,7 @@ def test_bfloat16_is_within_a_hundredth_and_scores_stay_float32(tiny, family):
     rough = trained(params_of(tiny(family), precision="bf16"))
     found = probabilities(rough, *batch())
     assert rough(*batch()).dtype == torch.float32
-    torch.testing.assert_close(found, probabilities(exact, *batch()), atol=2e-2, rtol=0)
+    torch.testing.assert_close(found, probabilities(exact, *batch()), atol=1e-2, rtol=0)
 
 
 @TORCH_DEPRECATES
@@ -373,7 +373,7 @@ def test_cuda_gives_the_probabilities_of_the_cpu(tiny, family, compiled):
         pytest.skip("no CUDA device")
     expected = probabilities(make(params_of(tiny(family), lora=LORA)).eval(), *batch())
     tokens, mask = (tensor.cuda() for tensor in batch())
-    for precision, distance in {"fp32": 1e-4, "bf16": 2e-2}.items():
+    for precision, distance in {"fp32": 1e-4, "bf16": 1e-2}.items():
         params = params_of(tiny(family), lora=LORA, compile=compiled, precision=precision)
         classifier = build(params, 3, device=torch.device("cuda"), seed=1)
         assert classifier(tokens, mask).square().sum().backward() is None
