@@ -60,8 +60,9 @@ def write_results(folder: Path, kind: str, n_train: int = N_TRAIN) -> dict[str, 
         kept = {"minilm": fold == 0, "never": fold == 9}.get(model, np.ones(n, bool))
         _write_model(folder, task, model, ids, part, y, p, kept, fold)
     ensemble = {"rows": n_train, "svm": 1.0, "minilm": 0.0, "svm_log_loss": 1.0}
-    more = {"minilm_log_loss": 1.1, "temperature": 1.0}
-    nested = {"nested_log_loss": 1.0, "nested_log_loss_calibrated": 1.01}
+    more = {"minilm_log_loss": 1.1, "temperature": 1.0, "product": 0.0}
+    forms = ("mixture", "sharpened", "product")
+    nested = {f"{form}_nested_log_loss": 1.0 for form in forms}
     write_json(ensemble | more | nested, folder / "weights.json")
     shares = {f"share_{name}": 0.1 for name in task.classes}
     write_json({"raw_rows": n, "rejects": 0} | shares, folder / "ingest.json")

@@ -27,7 +27,7 @@ def evenly(folder, dataset, root):
     for name in ("params", "data", "models", "metrics"):
         shutil.copytree(folder / name, root / name)
     path = root / "metrics" / "weights" / f"{dataset}.json"
-    write_json({"rows": 1, **weights, **losses, "temperature": 1.0}, path)
+    write_json({"rows": 1, **weights, **losses, "temperature": 1.0, "product": 0.0}, path)
     return root
 
 
