@@ -200,12 +200,13 @@ def sliced(table: pd.DataFrame, domain: tuple[float, float], first: str) -> Spec
 
 
 def weights(table: pd.DataFrame) -> Spec:
-    """The weight of each member of the ensemble."""
+    """The weight of each member of the ensemble; those of a product may exceed 1."""
     table = table.sort_values("weight", ascending=False, kind="stable")
     y = name("model", sort=table["model"].tolist(), axis={"ticks": False})
-    x = quantity("weight", "weight", axis=PERCENT | {"tickCount": 5}, scale={"domain": [0, 1]})
-    shown = tips(model="model ", weight="weight .1%", its_own_log_loss="loss .4f")
-    text = {"text": {"field": "weight", "type": "quantitative", "format": ".1%"}}
+    longest = max([1.0, *table["weight"].tolist()])
+    x = quantity("weight", "weight", axis={"tickCount": 5}, scale={"domain": [0, longest]})
+    shown = tips(model="model ", weight="weight .3f", its_own_log_loss="loss .4f")
+    text = {"text": {"field": "weight", "type": "quantitative", "format": ".3f"}}
     return layers(
         table, "Weights of the members of the ensemble",
         mark("bar", {"x": x, "y": y, "tooltip": shown}, height=14),

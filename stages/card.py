@@ -168,7 +168,7 @@ USES = {
 TEMPLATE = """\
 # {{ dataset }}: ensemble
 
-A blend of {{ used }}, trained by the Verdict pipeline. It predicts {{ what }}, as probabilities of
+A {{ form }} of {{ used }}, trained by the Verdict pipeline. It predicts {{ what }}, as probabilities of
 {{ task.classes | length }} classes.
 
 ## Intended use
@@ -275,7 +275,8 @@ def text(
         biases=told,
         uses=USES[kind],
         what=WHAT[kind],
-        used=", ".join(f"{name} ({weights[name]:.1%})" for name in used),
+        form="product of powers" if weights["product"] else "mixture",
+        used=", ".join(f"{name} ({weights[name]:.3f})" for name in used),
         shares=", ".join(f"{name} {share:.1%}" for name, share in shares),
         n_train=len(judged.ids),
         n_judged=int(found["scores"]["rows"]),

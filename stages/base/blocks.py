@@ -69,7 +69,7 @@ def read_state(folder: Path, name: str) -> dict[str, np.ndarray]:
     """
     path = folder / f"{name}.state.npz"
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
     except (OSError, EOFError, ValueError, BadZipFile) as error:
         raise InputError(f"{path}: cannot be read: {error}; expected arrays") from error
