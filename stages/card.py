@@ -168,8 +168,8 @@ USES = {
 TEMPLATE = """\
 # {{ dataset }}: ensemble
 
-A {{ form }} of {{ used }}, trained by the Verdict pipeline. It predicts {{ what }}, as probabilities of
-{{ task.classes | length }} classes.
+A {{ form }} of {{ used }}, trained by the Verdict pipeline. It predicts {{ what }}, as
+probabilities of {{ task.classes | length }} classes.
 
 ## Intended use
 
