@@ -34,9 +34,17 @@ from stages.base.errors import InputError
 from stages.base.folds import TRAIN, Folds, read_folds
 from stages.base.params import Params, read_params
 from stages.base.predictions import prediction_table
-from stages.base.tables import ID, PREDICTION, SWAPPED, read_table, write_json, write_table
+from stages.base.tables import (
+    ID,
+    PREDICTION,
+    SWAPPED,
+    read_json,
+    read_table,
+    write_json,
+    write_table,
+)
 from stages.base.tasks import Floats, Task, read_task
-from stages.base.tracking import mirror
+from stages.base.tracking import Mirror
 
 log = logging.getLogger("verdict")
 
@@ -188,6 +196,20 @@ def nested(
     return total / judged.sum(), blends
 
 
+def load(weights: Path, task: Task) -> tuple[tuple[str, ...], Blend]:
+    """Names of the members that have a weight, and their blend, from what `main` wrote.
+
+    Raises:
+        InputError: The file is none of those.
+    """
+    found = read_json(weights)
+    names = tuple(name for name in found if f"{name}_log_loss" in found and found[name] > 0)
+    if not names or not {"temperature", "product"} <= set(found):
+        raise InputError(f"{weights}: got {list(found)}; expected weights and the form of a blend")
+    values = np.array([found[name] for name in names])
+    return names, Blend(task, values, found["temperature"], product=bool(found["product"]))
+
+
 def read_members(folder: Path, names: tuple[str, ...], ids: pd.Series, task: Task) -> Members:
     """Read the members' predictions, rows in the order of `ids`.
 
@@ -246,7 +268,7 @@ def main(
     cost: Path,
 ) -> None:
     """Blend the predictions in the folder `members`."""
-    clock = Cost()
+    clock, mirror = Cost(), Mirror("ensemble", dataset, [labels, folds])
     names = read_params(EnsembleParams, dataset, "ensemble").members
     task = read_task(labels)
     stored = read_folds(folds, task)
@@ -278,7 +300,7 @@ def main(
     }
     write_json(found, weights)
     spent = clock.write(cost, fitted=weights, predict_ms_per_row=1e3 * seconds / len(stored.ids))
-    mirror("ensemble", dataset, params={"members": names}, metrics=found | spent)
+    mirror.finish(params={"members": names}, metrics=found | spent)
     log.info("ensemble: %s, nested log loss %.4f on %d rows", form, loss, judged.sum())
 
 

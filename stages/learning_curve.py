@@ -39,6 +39,7 @@ from stages.base.folds import Folds, Indices, read_folds
 from stages.base.params import Params, read_params
 from stages.base.tables import write_table
 from stages.base.tasks import Task, read_task
+from stages.base.tracking import Mirror
 from stages.models._crossfit import CrossFit, Fit, Model, crossfit
 from stages.models._design import FeatureSets
 from stages.models._sample import Sample
@@ -186,6 +187,7 @@ def main(
         "lgbm": lambda: Candidate.of(read_params(LgbmParams, dataset, "lgbm"), fit_lgbm),
     }
     candidates: dict[str, Candidate] = {name: known[name]() for name in params.models}
+    mirror = Mirror("learning_curve", dataset, [labels, folds])
     task = read_task(labels)
     stored = train_part(read_folds(folds, task))
     paths = {"tfidf": tfidf, "lsa": lsa, "word2vec": word2vec, "style": style}
@@ -197,6 +199,7 @@ def main(
     }
     table = learning_curve(task, stored, sets, candidates, params)
     write_table(table, curve)
+    mirror.finish(params=params.model_dump(mode="json"), metrics={}, tables={"curve": curve})
     log.info("learning_curve: %d fits of %s", len(table), ", ".join(params.models) or "no model")
 
 

@@ -2,9 +2,9 @@ r"""Score the predictions of one model.
 
 In: predictions, folds (targets), and rows where the judge is known. Out: flat metrics of the
 out-of-fold rows and, with the prefix `dev_`, of a labelled dev part; a report of each class; two
-small tables for plots; and the thresholds. Where the rows carry the true probabilities
-(`truth_<class>`: the demo), the regret is the expected log loss under them beyond the best
-possible.
+small tables for plots; the thresholds; and the loss of each out-of-fold row, which `compare` reads
+from Git. Where the rows carry the true probabilities (`truth_<class>`: the demo), the regret is the
+expected log loss under them beyond the best possible.
 
 Classes that do not exclude each other are given to a row by thresholds, a class each, chosen for
 macro-F1. They are judged nested: those for the rows of a fold were chosen on the other folds (where
@@ -16,6 +16,7 @@ half stand beside them as `<metric>_at_half`.
         --folds data/demo/folds.parquet --rows data/demo/rows.parquet \
         --predictions data/demo/predictions/svm.parquet --metrics metrics/scores/demo/svm.json \
         --thresholds-out metrics/thresholds/demo/svm.json \
+        --losses-out metrics/losses/demo/svm.parquet \
         --report-out metrics/classes/demo/svm.csv \
         --confusion-out metrics/confusion/demo/svm.csv \
         --reliability-out metrics/reliability/demo/svm.csv
@@ -30,6 +31,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from stages._judging import judging_folds
+from stages._losses import LOSS, write_losses
 from stages._metrics import (
     HALF,
     Labels,
@@ -45,9 +47,10 @@ from stages._metrics import (
 )
 from stages.base.cli import run
 from stages.base.errors import InputError
-from stages.base.folds import DEV, Folds, read_folds
+from stages.base.folds import DEV, Folds, Indices, read_folds
 from stages.base.predictions import OOF
 from stages.base.tables import (
+    GROUP,
     ID,
     PART,
     PREDICTION,
@@ -60,7 +63,7 @@ from stages.base.tables import (
     write_table,
 )
 from stages.base.tasks import Floats, Task, read_task
-from stages.base.tracking import mirror
+from stages.base.tracking import Mirror
 
 log = logging.getLogger("verdict")
 
@@ -184,6 +187,17 @@ def swap_error(task: Task, predictions: pd.DataFrame) -> float:
     return float(np.abs(straight - task.swap_classes(swapped)).max())
 
 
+def losses_table(folds: Folds, place: Indices, losses: Floats) -> pd.DataFrame:
+    """The loss of each row at `place` in the folds, with the id and group that `compare` needs."""
+    return pd.DataFrame(
+        {
+            ID: folds.ids.iloc[place],
+            GROUP: folds.group[place],
+            LOSS: losses.astype(np.float32),
+        }
+    )
+
+
 def main(
     *,
     dataset: str,
@@ -193,6 +207,7 @@ def main(
     predictions: Path,
     metrics: Path,
     thresholds_out: Path,
+    losses_out: Path,
     report_out: Path,
     confusion_out: Path,
     reliability_out: Path,
@@ -211,9 +226,11 @@ def main(
     if not len(judged):  # a backbone that is not tuned on this dataset
         write_json({"rows": 0}, metrics)
         write_json({}, thresholds_out)
+        write_losses(losses_table(stored, place, np.zeros(0)), losses_out)
         for path in (report_out, confusion_out, reliability_out):
             write_table(pd.DataFrame(columns=["class", "actual", "predicted", "f1"]), path)
         return
+    mirror = Mirror("score", dataset, [labels, folds])
     targets, probabilities = stored.targets[place], judged[columns].to_numpy()
     actual = actual_labels(task, targets)
     thresholds = choose_thresholds(actual, probabilities)
@@ -243,12 +260,14 @@ def main(
             )
             found |= {prefix + name: value for name, value in known.items()}
     write_json(found, metrics)
-    mirror("score", dataset, params={"model": predictions.stem}, metrics=found)
     chosen = {} if task.exclusive else dict(zip(task.classes, thresholds.tolist(), strict=True))
     write_json(chosen, thresholds_out)
+    write_losses(losses_table(stored, place, losses), losses_out)
     write_table(pd.concat(reports), report_out)
     write_table(confusion(task, oof.actual, oof.given), confusion_out)
     write_table(reliability(targets, probabilities, task.classes), reliability_out)
+    plots = {"classes": report_out, "confusion": confusion_out, "reliability": reliability_out}
+    mirror.finish(params={"model": predictions.stem}, metrics=found, tables=plots)
     log.info(
         "score: %s: log loss %.4f, macro-F1 %.4f on %d rows",
         predictions.stem,

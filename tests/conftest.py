@@ -1,5 +1,7 @@
 """A small made-up data set: pairs of known quality in groups of two, three folds, a test part."""
 
+from functools import cache
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +9,7 @@ from scipy import sparse
 
 from stages.base.folds import NO_FOLD, TEST, TRAIN, Folds
 from stages.base.tasks import Block, Preference
+from tests.trained import BACKBONE, load_tiny, train
 
 N_GROUPS, N_TEST = 36, 9
 N_WORDS, N_CHARACTERS = 12, 8
@@ -78,3 +81,18 @@ def counts(value, rng):
     X = sparse.csr_matrix(drawn.astype(np.float32))
     X.data = 1 + np.log(X.data)
     return X
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """`trained(dataset) -> folder` with a tiny trained pipeline: `demo` (pairs) or `goemotions`."""
+    folder = tmp_path_factory.mktemp("trained")
+    backbone = load_tiny("tiny").write_tiny(folder / BACKBONE, "bert")
+
+    @cache
+    def make(dataset):
+        (folder / dataset).mkdir()
+        train(folder / dataset, dataset, backbone)
+        return folder / dataset
+
+    return make

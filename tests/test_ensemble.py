@@ -276,3 +276,18 @@ def test_missing_member_is_an_input_error(simulated, tmp_path, monkeypatch):
     (tmp_path / "members" / "y.parquet").unlink()
     with pytest.raises(InputError, match=r"y\.parquet: cannot be read"):
         run_stage(tmp_path, monkeypatch)
+
+
+def test_stored_weights_are_the_blend_of_the_members_that_have_one(tmp_path):
+    stored = {"rows": 9, "x": 0.25, "y": 0.0, "z": 0.75, "x_log_loss": 1.0, "y_log_loss": 1.0}
+    stored |= {"z_log_loss": 1.0, "temperature": 2.0, "product": 0.0}
+    write_json(stored, tmp_path / "weights.json")
+    names, blend = ensemble.load(tmp_path / "weights.json", TASK)
+    assert names == ("x", "z")
+    assert (blend.weights.tolist(), blend.temperature) == ([0.25, 0.75], 2.0)
+    assert not blend.product
+    write_json(stored | {"product": 1.0}, tmp_path / "weights.json")
+    assert ensemble.load(tmp_path / "weights.json", TASK)[1].product
+    write_json({"rows": 9}, tmp_path / "weights.json")
+    with pytest.raises(InputError, match="expected weights and the form"):
+        ensemble.load(tmp_path / "weights.json", TASK)

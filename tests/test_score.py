@@ -131,6 +131,7 @@ def run_stage(folder, predictions="svm.parquet"):
         dataset="tiny", labels=folder / "labels.json", folds=folder / "folds.parquet",
         rows=folder / "rows.parquet", predictions=folder / predictions,
         metrics=folder / "m.json", thresholds_out=folder / "t.json",
+        losses_out=folder / "l.parquet",
         report_out=folder / "classes.csv", confusion_out=folder / "c.csv",
         reliability_out=folder / "r.csv",
     )  # fmt: skip
@@ -153,6 +154,19 @@ def test_stage_joins_by_id_and_writes_flat_finite_metrics(inputs, folds):
     assert list(pd.read_csv(inputs / "r.csv")) == ["class", "predicted", "actual", "rows"]
 
 
+def test_loss_of_each_out_of_fold_row_is_kept_with_its_id_and_group(inputs, folds):
+    found = run_stage(inputs)
+    table = pd.read_parquet(inputs / "l.parquet")
+    assert table.dtypes.astype(str).to_dict() == {"id": "str", "group": "int64", "loss": "float32"}
+    assert set(table["id"]) == set(folds.ids[folds.judged])
+    group = dict(zip(folds.ids, folds.group, strict=True))
+    assert table["group"].tolist() == [group[row] for row in table["id"]]
+    assert table["loss"].mean() == pytest.approx(found["log_loss"])
+    first = (inputs / "l.parquet").read_bytes()
+    run_stage(inputs)
+    assert (inputs / "l.parquet").read_bytes() == first
+
+
 def test_predictions_of_strangers_are_refused(inputs):
     table = pd.read_parquet(inputs / "svm.parquet")
     write_table(table.assign(id=table["id"] + "?"), inputs / "other.parquet")
@@ -165,6 +179,7 @@ def test_predictions_without_rows_are_scored_as_none(inputs):
     assert run_stage(inputs, "none.parquet") == {"rows": 0}
     for name in ("classes.csv", "c.csv", "r.csv"):
         assert pd.read_csv(inputs / name).empty
+    assert pd.read_parquet(inputs / "l.parquet").empty
 
 
 @pytest.fixture

@@ -18,7 +18,14 @@ from ruamel.yaml import YAML
 from stages.base.params import Params
 
 ROOT = Path(__file__).resolve().parents[1]
-TOOLS = {"stages.fetch", "stages.wordnet"}  # run by hand, no part of the pipeline
+TOOLS = {
+    "stages.compare",
+    "stages.fetch",
+    "stages.predict",
+    "stages.publish",
+    "stages.sweep",
+    "stages.wordnet",
+}  # run by hand, no part of the pipeline
 HEAVY = {"gensim", "lightgbm", "mlflow", "nltk", "optuna", "sklearn", "torch", "xgboost"}
 DATASET, BACKBONE = "${item.dataset}", "${item.backbone}"
 
@@ -192,7 +199,8 @@ def test_code_deps_are_the_import_closure(stage: str) -> None:
 
 def test_every_module_serves_a_stage() -> None:
     used = set().union(*(closure_of(module_of(stage)) for stage in STAGES))
-    assert set(modules()) - used == TOOLS
+    helpers = set().union(*(closure_of(tool) - {tool} for tool in TOOLS))
+    assert set(modules()) - used - helpers == TOOLS
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -319,6 +327,8 @@ def test_modules_import_only_base_and_siblings(module: str) -> None:
         return parent == folder and name.startswith("_")
 
     def allowed(imported: str) -> bool:
+        if module in {"stages._members", "stages._pipeline", "stages.predict", "stages.publish"}:
+            return True  # they apply to new rows what all stages stored
         if folder == "stages.base" or imported.startswith("stages.base."):
             return imported.startswith("stages.base.")
         if imported.startswith("stages.models."):  # whose models it fits

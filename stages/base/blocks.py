@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -60,13 +61,31 @@ def read_blocks(folder: Path, ids: pd.Series) -> dict[str, Block]:
     return blocks
 
 
+def read_state(folder: Path, name: str) -> dict[str, np.ndarray]:
+    """Read the fitted state `name` that `write_blocks` wrote.
+
+    Raises:
+        InputError: There is none, or it is damaged.
+    """
+    path = folder / f"{name}.state.npz"
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, EOFError, ValueError, BadZipFile) as error:
+        raise InputError(f"{path}: cannot be read: {error}; expected arrays") from error
+
+
 def read_columns(path: Path, ids: pd.Series) -> dict[str, Block]:
     """Read a table with columns `<text column>.<feature>` as blocks, rows in the order of `ids`.
 
     Raises:
         InputError: The file is missing or lacks an id.
     """
-    frame = by_id(read_table(path), ids, path)
+    return column_blocks(by_id(read_table(path), ids, path))
+
+
+def column_blocks(frame: pd.DataFrame) -> dict[str, Block]:
+    """The columns `<text column>.<feature>` of `frame` as blocks, others left out."""
     features = [name for name in frame.columns.astype(str) if "." in name]
     keys = dict.fromkeys(name.split(".", 1)[0] for name in features)
     blocks = {}

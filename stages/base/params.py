@@ -23,8 +23,8 @@ class Params(BaseModel):
 P = TypeVar("P", bound=Params)
 
 
-def read_params(kind: type[P], dataset: str, section: str) -> P:
-    """Read and check a section of `params/<dataset>.yaml`; dots in `section` go deeper.
+def read_params(kind: type[P], dataset: str, section: str, folder: Path = FOLDER) -> P:
+    """Read and check a section of `<folder>/<dataset>.yaml`; dots in `section` go deeper.
 
     ruamel.yaml reads YAML 1.2 as DVC does, where PyYAML takes `2e-5` for a string. Validation runs
     in JSON mode, so that a list becomes a tuple and a quoted number is refused.
@@ -33,7 +33,7 @@ def read_params(kind: type[P], dataset: str, section: str) -> P:
         InputError: The file or the section is missing, or any of its keys is unknown, missing or
         wrong; lists every fault.
     """
-    path = FOLDER / f"{dataset}.yaml"
+    path = folder / f"{dataset}.yaml"
     tree = _read_tree(path)
     for step in section.split("."):
         if not isinstance(tree, dict) or step not in tree:

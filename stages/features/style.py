@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -133,19 +133,20 @@ def cosine(a: Mapping[str, float], b: Mapping[str, float]) -> float:
 
 def build(rows: pd.DataFrame, columns: tuple[str, ...]) -> pd.DataFrame:
     """The features of `rows`, in their order, from the text columns of their task."""
-    texts = list(zip(*(rows[name] for name in columns), strict=True))
-    chunks = [texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK)]
-    names = list(DESCRIBERS[columns](*[""] * len(columns)))
+    texts = rows[list(columns)]
+    chunks = [texts.iloc[start : start + CHUNK] for start in range(0, max(len(texts), 1), CHUNK)]
     progress = tqdm(chunks, desc="style", unit="chunk", disable=None)
-    work = partial(_values, DESCRIBERS[columns])
-    values = parallel.run(work, progress, processes=len(chunks) > 1)
-    return pd.DataFrame(
-        np.concatenate([np.empty((0, len(names)), np.float32), *values]), columns=names
-    )
+    values = parallel.run(partial(apply, columns=columns), progress, processes=len(chunks) > 1)
+    return pd.concat(values, ignore_index=True)
 
 
-def _values(describer: Callable[..., Features], chunk: Sequence[tuple[Any, ...]]) -> np.ndarray:
-    return np.array([list(describer(*row).values()) for row in chunk], np.float32)
+def apply(rows: pd.DataFrame, columns: tuple[str, ...]) -> pd.DataFrame:
+    """What `build` makes, in this process."""
+    describer = DESCRIBERS[columns]
+    names = list(describer(*[""] * len(columns)))
+    texts = zip(*(rows[name] for name in columns), strict=True)
+    values = [list(describer(*row).values()) for row in texts]
+    return pd.DataFrame(np.array(values, np.float32).reshape(-1, len(names)), columns=names)
 
 
 def _packed(text: Text, known: Text | None = None) -> int:

@@ -17,7 +17,7 @@ are fitted later, inside the fold. Counting is exact and works on integers: a wo
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -25,20 +25,22 @@ from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from pydantic import Field, model_validator
 from scipy import sparse
 
-from stages.base.blocks import write_blocks
+from stages.base.blocks import read_state, write_blocks
 from stages.base.cli import run
 from stages.base.errors import InputError
 from stages.base.folds import TRAIN
 from stages.base.idf import WORD, fit_idf, weigh
 from stages.base.params import Params, read_params
-from stages.base.tables import ID, PART, by_id, read_table
+from stages.base.tables import ID, PART, by_id, read_json, read_table
 from stages.base.tasks import Block, Floats, read_task
 
 log = logging.getLogger("verdict")
 
+CHARACTERS = "char "  # prefix of the names of character n-grams
 BATCH = 4096  # texts counted at a time: bounds the memory, changes no result
 Ints = npt.NDArray[np.int64]
 
@@ -94,8 +96,15 @@ class Vocabulary:
         """A name for each column."""
         return (
             *(f"{WORD}{term}" for term in self.words),
-            *(f"char {term}" for term in self.characters),
+            *(f"{CHARACTERS}{term}" for term in self.characters),
         )
+
+    @classmethod
+    def load(cls, tfidf: Path) -> "Vocabulary":
+        """That of the folder `tfidf`, from the names of its columns."""
+        names: list[str] = next(iter(read_json(tfidf / "names.json").values()))
+        words = [name.removeprefix(WORD) for name in names if name.startswith(WORD)]
+        return cls(words, [name.removeprefix(CHARACTERS) for name in names[len(words) :]])
 
 
 @dataclass(frozen=True)
@@ -253,11 +262,36 @@ def transform(
     return counts
 
 
-def fit_latent(blocks: Sequence[Block], params: TfidfParams) -> tuple[Floats, Floats]:
-    """Idf `(n_terms,)` of the texts in `blocks`, and the SVD's components.
+def apply(texts: pd.DataFrame, vocabulary: Vocabulary, params: TfidfParams) -> dict[str, Block]:
+    """`transform` of each column of cleaned `texts`."""
+    names = vocabulary.names
+    return {
+        str(column): Block(transform(texts[column], vocabulary, params), names) for column in texts
+    }
 
-    Components are `(n_components, n_terms)`.
-    """
+
+@dataclass(frozen=True)
+class Latent:
+    """Latent semantic analysis: idf `(n_terms,)`, components `(n_components, n_terms)`."""
+
+    idf: Floats
+    components: Floats
+
+    def apply(self, blocks: Mapping[str, Block]) -> dict[str, Floats]:
+        """Coordinates `(n_texts, n_components)` of term frequencies, by text column."""
+        return {
+            column: (weigh(block, self.idf) @ self.components.T).astype(np.float32)
+            for column, block in blocks.items()
+        }
+
+    @classmethod
+    def load(cls, lsa: Path) -> "Latent":
+        """That of the folder `lsa`."""
+        return cls(**read_state(lsa, "svd"))
+
+
+def fit_latent(blocks: Sequence[Block], params: TfidfParams) -> Latent:
+    """Idf of the texts in `blocks`, and the SVD's components."""
     from sklearn.decomposition import TruncatedSVD
 
     idf = fit_idf(block.X for block in blocks)
@@ -274,7 +308,7 @@ def fit_latent(blocks: Sequence[Block], params: TfidfParams) -> tuple[Floats, Fl
     )
     components = min(params.lsa_components, *sample.shape)
     svd = TruncatedSVD(components, random_state=params.seed).fit(sample)
-    return idf, svd.components_.astype(np.float32)
+    return Latent(idf, svd.components_.astype(np.float32))
 
 
 def _cutter(params: NgramParams, vocabulary: dict[str, int] | None = None) -> Any:
@@ -308,21 +342,12 @@ def main(*, dataset: str, labels: Path, clean: Path, folds: Path, tfidf: Path, l
     vocabulary = fit(
         (text for column in task.text_columns for text in texts.loc[is_train, column]), params
     )
-    blocks = {
-        column: Block(transform(texts[column], vocabulary, params), vocabulary.names)
-        for column in task.text_columns
-    }
-    idf, components = fit_latent(
+    blocks = apply(texts[list(task.text_columns)], vocabulary, params)
+    latent = fit_latent(
         [Block(block.X[is_train], block.names) for block in blocks.values()], params
     )
-    coordinates = {
-        column: (weigh(block, idf) @ components.T).astype(np.float32)
-        for column, block in blocks.items()
-    }
     write_blocks(tfidf, parts[ID], blocks)
-    write_blocks(
-        lsa, parts[ID], task.relate(coordinates), {"svd": {"idf": idf, "components": components}}
-    )
+    write_blocks(lsa, parts[ID], task.relate(latent.apply(blocks)), {"svd": vars(latent)})
     log.info(
         "tfidf: %d texts, %d word and %d character n-grams",
         len(texts) * len(blocks),

@@ -12,14 +12,16 @@ with one worker: with more, gensim's threads race and no two runs are equal.
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import pandas as pd
 from pydantic import Field
 from scipy import sparse
 
-from stages.base.blocks import write_blocks
+from stages.base.blocks import read_state, write_blocks
 from stages.base.cli import run
 from stages.base.errors import InputError
 from stages.base.folds import TRAIN
@@ -112,6 +114,30 @@ def mean_vectors(counts: sparse.csr_matrix, idf: Floats, vectors: Floats) -> Flo
     known = weights[:, None] > 0
     means: Floats = np.divide(sums, weights[:, None], out=np.zeros_like(sums), where=known)
     return means
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Words, and their vectors `(n_words, dimensions)` and idf `(n_words,)`."""
+
+    words: Sequence[str]
+    vectors: Floats
+    idf: Floats
+
+    def apply(self, texts: pd.DataFrame) -> dict[str, Floats]:
+        """`mean_vectors` of each column of cleaned `texts`."""
+        return {
+            str(column): mean_vectors(
+                count(texts[column].tolist(), self.words), self.idf, self.vectors
+            )
+            for column in texts
+        }
+
+    @classmethod
+    def load(cls, word2vec: Path) -> "Vectors":
+        """Those of the folder `word2vec`."""
+        state = read_state(word2vec, "vectors")
+        return cls(state["words"].tolist(), state["vectors"], state["idf"])
 
 
 def main(*, dataset: str, labels: Path, clean: Path, folds: Path, word2vec: Path) -> None:

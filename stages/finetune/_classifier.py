@@ -175,8 +175,7 @@ def load(folder: Path, *, device: torch.device, merge: bool = False) -> Classifi
     Raises:
         InputError: The folder is incomplete, or the backbone below adapters or head not at hand.
     """
-    about = read_json(folder / ABOUT)
-    stored = FinetuneParams.model_validate_json(json.dumps(about["params"]))
+    about, stored = read_json(folder / ABOUT), stored_params(folder)
     params = stored.model_copy(update={"compile": False, "checkpointing": False})
     lora, source = params.lora, params.backbone
     if lora is None and _tunes_backbone(params):
@@ -190,6 +189,11 @@ def load(folder: Path, *, device: torch.device, merge: bool = False) -> Classifi
         if merge:
             classifier.backbone = classifier.backbone.merge_and_unload()
     return classifier.eval()
+
+
+def stored_params(folder: Path) -> FinetuneParams:
+    """The params that `save` wrote."""
+    return FinetuneParams.model_validate_json(json.dumps(read_json(folder / ABOUT)["params"]))
 
 
 def _tunes_backbone(params: FinetuneParams) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,6 +63,7 @@ class Fit:
         accelerator: Accelerator,
         checkpoint: Checkpoint,
         name: str,
+        watch: Callable[[str, Curve], None] | None = None,
     ) -> None:
         """Prepare to train.
 
@@ -76,10 +78,12 @@ class Fit:
             accelerator: Device and processes.
             checkpoint: Where progress is kept.
             name: What bar and messages call the model.
+            watch: Sees name and curve whenever the curve has grown.
         """
         self.classifier, self.data, self.params, self.seed = classifier, data, params, seed
         self.rows, self.weight, self.holdout = rows, weight, holdout
-        self.accelerator, self.checkpoint, self.name = accelerator, checkpoint, name
+        self.accelerator, self.checkpoint = accelerator, checkpoint
+        self.name, self.watch = name, watch
         self.lengths = data.tokens.lengths()[rows]
         smoothed = smooth(data.task, data.targets[rows], params.label_smoothing)
         orders = [smoothed, data.task.swap_classes(smoothed)][: data.tokens.n_orders]
@@ -194,6 +198,8 @@ class Fit:
         if records:
             loss = self._holdout_loss(self.holdout) if ends and self.holdout is not None else None
             progress.record(self.steps_per_epoch, loss)
+            if self.watch is not None:
+                self.watch(self.name, progress.curve)
             if loss is not None and progress.hold(loss):
                 self.best = _copy(self.learned)
         if stopping is not None and progress.waited >= stopping.patience:

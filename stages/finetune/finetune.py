@@ -26,7 +26,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,13 +41,14 @@ from stages.base.folds import Folds, read_folds
 from stages.base.params import read_params
 from stages.base.tables import write_table
 from stages.base.tasks import read_task
-from stages.base.tracking import mirror
+from stages.base.tracking import Mirror
 from stages.finetune._checkpoint import Checkpoint, Finished, finish, scratch_key
 from stages.finetune._classifier import build
 from stages.finetune._loop import Fit
 from stages.finetune._losses import class_weights
 from stages.finetune._params import FinetuneParams
 from stages.finetune._predict import Data, predict
+from stages.finetune._progress import Curve
 from stages.finetune._tokens import read_tokens
 from stages.finetune._units import Unit, curves, gather, hold_out, units, write_models
 
@@ -68,11 +69,13 @@ def tune(
     params: FinetuneParams,
     accelerator: Accelerator,
     scratch: Path,
+    watch: Callable[[str, Curve], None],
 ) -> Finished:
-    """Train and predict, or take what an earlier run finished."""
+    """Train and predict, or take what an earlier run finished; `watch` sees the loss curve grow."""
     done = Finished.read(scratch / unit.name)
     accelerator.wait_for_everyone()  # all have looked before the first writes
     if done is not None:
+        watch(unit.name, done.curve)
         return done
     train, holdout = hold_out(folds, folds.train(unit.fold), params.stopping, unit.seed)
     balanced = params.balance == "weights"
@@ -86,7 +89,7 @@ def tune(
         )
         fit = Fit(
             classifier, data, train, weight, holdout, params, unit.seed,
-            accelerator=accelerator, checkpoint=checkpoint, name=unit.name,
+            accelerator=accelerator, checkpoint=checkpoint, name=unit.name, watch=watch,
         )  # fmt: skip
         curve = fit.run()
         started = time.perf_counter()
@@ -135,8 +138,10 @@ def main(
     log.info("finetune: %d rows of %s for %s, on %s", len(stored.ids), dataset, backbone, place)
     shelf = scratch / f"{dataset}-{backbone}"
     work = shelf / scratch_key(params, [labels, folds, tokens], place)
+    mirror = Mirror(model.name, dataset, [labels, folds], on=accelerator.is_main_process)
     found = {
-        unit: tune(unit, stored, data, params, accelerator, work) for unit in units(stored, params)
+        unit: tune(unit, stored, data, params, accelerator, work, mirror.curve)
+        for unit in units(stored, params)
     }
     accelerator.end_training()
     if not accelerator.is_main_process:
@@ -150,7 +155,9 @@ def main(
     ms = 1e3 * sum(done.seconds / max(1, len(unit.rows)) for unit, done in found.items())
     spent = clock.write(cost, fitted=model, predict_ms_per_row=ms)
     quality = {"out_of_fold_log_loss": float(losses.mean())} if len(losses) else {}
-    mirror(model.name, dataset, params=params.model_dump(mode="json"), metrics=quality | spent)
+    mirror.finish(
+        params=params.model_dump(mode="json"), metrics=quality | spent, tables={"curve": curve}
+    )
     log.info(
         "finetune: %d rows in %d folds%s",
         len(losses),

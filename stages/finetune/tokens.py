@@ -12,9 +12,9 @@ another learning rate does not tokenise again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pandas as pd
 from tqdm import tqdm
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("verdict")
 
+Encoded: TypeAlias = tuple[tuple[Ids, ...], Cut]  # the sequences of a row by order, and its losses
 CHUNK = 500  # rows whose texts are tokenised at once: bounds memory, and is enough for all cores
 
 
@@ -57,21 +58,45 @@ def build(
     Raises:
         InputError: The params of the encoding do not fit the task, or leave no room for a text.
     """
+    encoded = encode(rows, task, tokenizer, encoding)
+    bar = tqdm(encoded, desc="tokens", unit=" rows", total=len(rows), disable=None)
+    tokens, cuts = collect(bar, task, tokenizer)
+    return tokens, measure(cuts, tokens.lengths(), is_pair=task.symmetric)
+
+
+def apply(
+    rows: pd.DataFrame, task: Task, tokenizer: PreTrainedTokenizerFast, encoding: EncodingParams
+) -> Tokens:
+    """The tokens that `build` makes, and nothing else."""
+    return collect(encode(rows, task, tokenizer, encoding), task, tokenizer)[0]
+
+
+def collect(
+    encoded: Iterable[Encoded], task: Task, tokenizer: PreTrainedTokenizerFast
+) -> tuple[Tokens, list[Cut]]:
+    """The rows of `encode` as one."""
+    sequences: list[Ids] = []
+    cuts: list[Cut] = []
+    for row, cut in encoded:
+        sequences += row
+        cuts.append(cut)
+    return Tokens.of(sequences, 1 + task.symmetric, tokenizer.pad_token_id), cuts
+
+
+def encode(
+    rows: pd.DataFrame, task: Task, tokenizer: PreTrainedTokenizerFast, encoding: EncodingParams
+) -> Iterator[Encoded]:
+    """Sequences of each row, and what they lost.
+
+    Raises:
+        InputError: The params of the encoding do not fit the task, or leave no room for a text.
+    """
     columns = task.text_columns
     template = Template.of(tokenizer, len(columns))
     check_budget(encoding, template, is_pair=task.symmetric)
-    sequences: list[Ids] = []
-    cuts: list[Cut] = []
     texts = list(zip(*(rows[name] for name in columns), strict=True))
-    with tqdm(total=len(texts), desc="tokens", unit=" rows", disable=None) as bar:
-        for start in range(0, len(texts), CHUNK):
-            chunk = texts[start : start + CHUNK]
-            for encoded, cut in _encode(chunk, template, tokenizer, encoding):
-                sequences += encoded
-                cuts.append(cut)
-            bar.update(len(chunk))
-    tokens = Tokens.of(sequences, 1 + task.symmetric, tokenizer.pad_token_id)
-    return tokens, measure(cuts, tokens.lengths(), is_pair=task.symmetric)
+    for start in range(0, len(texts), CHUNK):
+        yield from _encode(texts[start : start + CHUNK], template, tokenizer, encoding)
 
 
 def _encode(
@@ -79,7 +104,7 @@ def _encode(
     template: Template,
     tokenizer: PreTrainedTokenizerFast,
     encoding: EncodingParams,
-) -> Iterator[tuple[tuple[Ids, ...], Cut]]:
+) -> Iterator[Encoded]:
     """The sequences of each row, by order, from its texts; a prompt budget means pairs."""
     if encoding.prompt_tokens is None:
         for text in tokenise(tokenizer, [text for (text,) in texts]):

@@ -4,22 +4,26 @@ Held-out rows are predicted by the model of their fold; rows outside the train p
 all folds' models.
 """
 
+import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from stages.base import parallel
+from stages.base.errors import InputError
 from stages.base.folds import Folds, Indices
 from stages.base.params import Params
-from stages.base.tables import atomic
+from stages.base.tables import atomic, read_json
 from stages.base.tasks import Floats, Matrix, Task
 from stages.models._design import Encoder, FeatureSets, SourceParams
 from stages.models._sample import Balance, Sample, make_sample
+from stages.models._search import ModelParams
 
 
 class Model(Protocol):
@@ -33,6 +37,7 @@ class Model(Protocol):
 
 
 Fit = Callable[[Sample, int], Model]  # (sample, seed) -> model
+Load = Callable[[Path, Task], Model]  # (stem, task) -> what `Model.save` wrote
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,53 @@ def crossfit(
         _gather(folds, fits, {k: f.probabilities for k, f in fits.items()}),
         _gather(folds, fits, {k: f.swapped for k, f in fits.items()}),
     )
+
+
+@dataclass(frozen=True)
+class FoldModels:
+    """Stored models and encoders, one a fold, to predict rows that none of them saw."""
+
+    task: Task
+    models: Sequence[tuple[Encoder, Model]]
+
+    def predict(self, sets: FeatureSets) -> Floats:
+        """Probabilities `(n_rows, n_classes)` of all rows of `sets`: the mean over the folds."""
+        rows = np.arange(n_rows(sets))
+        found = parallel.run(lambda each: predict(self.task, *each, sets, rows), self.models)
+        mean: Floats = sum(found, np.zeros_like(found[0])) / len(found)
+        return mean
+
+    @classmethod
+    def load(cls, folder: Path, task: Task, kind: type[ModelParams], load: Load) -> "FoldModels":
+        """Read what `CrossFit.save` wrote.
+
+        Raises:
+            InputError: The folder is incomplete or damaged.
+        """
+        sources = kind.model_validate_json(json.dumps(read_json(folder / "params.json"))).sources()
+        suffix = ".encoder.safetensors"
+        encoders = sorted(folder.glob(f"*{suffix}"))
+        if not encoders:
+            raise InputError(f"{folder}: got no *{suffix}; expected one a fold")
+        try:
+            models = [
+                (
+                    Encoder(task, sources, load_file(path)),
+                    load(path.with_name(path.name.removesuffix(suffix)), task),
+                )
+                for path in encoders
+            ]
+        except (OSError, SafetensorError, ValueError) as error:
+            raise InputError(
+                f"{folder}: cannot be read: {error}; expected fitted models"
+            ) from error
+        return cls(task, models)
+
+
+def n_rows(sets: FeatureSets) -> int:
+    """The number of rows of feature sets."""
+    blocks = next(iter(sets.values()))
+    return int(next(iter(blocks.values())).X.shape[0])
 
 
 def predict(task: Task, encoder: Encoder, model: Model, sets: FeatureSets, rows: Indices) -> Floats:

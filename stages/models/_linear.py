@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
 from stages.base.folds import Indices
@@ -35,6 +35,11 @@ class Linear:
         # safetensors writes memory as it lies: a transposed array would come back scrambled
         coef = np.ascontiguousarray(self.coef)
         save_file({"coef": coef, "intercept": self.intercept}, f"{stem}.safetensors")
+
+    @classmethod
+    def load(cls, stem: Path, task: Task) -> "Linear":
+        """Read what `save` wrote."""
+        return cls(task, **load_file(f"{stem}.safetensors"))
 
 
 def fit_linear(

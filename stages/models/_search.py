@@ -13,25 +13,9 @@ from pydantic import Field
 
 from stages.base.errors import InputError
 from stages.base.params import Params
+from stages.base.space import Choices, Range, draw
 from stages.models._design import SourceParams
 from stages.models._sample import Balance
-
-
-class Range(Params):
-    """Numbers from `low` to `high`, both included; whole ones if both are.
-
-    `log` draws their logarithm evenly.
-    """
-
-    low: int | float
-    high: int | float
-    log: bool
-
-
-class Choices(Params):
-    """A list of values."""
-
-    choices: Annotated[tuple[bool | int | float | str | None, ...], Field(min_length=1)]
 
 
 class SearchParams(Params):
@@ -84,7 +68,7 @@ def search(given: M, evaluate: Callable[[M], float]) -> pd.DataFrame:
     study = optuna.create_study(sampler=sampler)
 
     def objective(trial: optuna.Trial) -> float:
-        drawn = {key: _draw(trial, key, space) for key, space in plan.space.items()}
+        drawn = {key: draw(trial, key, space) for key, space in plan.space.items()}
         loss = evaluate(replaced(given, drawn))
         rows.append({"trial": trial.number + 1, "log_loss": loss, **drawn})
         return loss
@@ -134,12 +118,3 @@ def _sampler(plan: SearchParams) -> Any:
             raise InputError(f"search.space: got a range for {ranges}; expected choices for a grid")
         return GridSampler(choices, seed=plan.seed)
     return (RandomSampler if plan.sampler == "random" else TPESampler)(seed=plan.seed)
-
-
-def _draw(trial: Any, key: str, space: Range | Choices) -> Any:
-    if isinstance(space, Choices):
-        return trial.suggest_categorical(key, list(space.choices))
-    whole = isinstance(space.low, int) and isinstance(space.high, int)
-    return (trial.suggest_int if whole else trial.suggest_float)(
-        key, space.low, space.high, log=space.log
-    )

@@ -11,7 +11,7 @@ from stages.base.folds import read_folds
 from stages.base.predictions import prediction_table
 from stages.base.tables import PREDICTION, SWAPPED, write_table
 from stages.base.tasks import read_task
-from stages.base.tracking import mirror
+from stages.base.tracking import Mirror
 from stages.models._crossfit import CrossFit, Model, crossfit
 from stages.models._sample import Sample
 from stages.models._search import ModelParams, search
@@ -50,7 +50,7 @@ def train(
         cost: Out: what it cost, JSON.
         at_once: At most so many folds at the same time; None for as many as there are cores.
     """
-    clock = Cost()
+    clock, mirror = Cost(), Mirror(model.name, dataset, [labels, folds])
     task = read_task(labels)
     stored = read_folds(folds, task)
     features = {
@@ -84,11 +84,10 @@ def train(
     write_table(prediction_table(stored, task, values), predictions)
     write_table(table, trials)
     spent = clock.write(cost, fitted=model, predict_ms_per_row=fitted.predict_ms_per_row)
-    mirror(
-        model.name,
-        dataset,
+    mirror.finish(
         params=chosen.model_dump(mode="json"),
         metrics={"out_of_fold_log_loss": loss, **spent},
+        tables={"trials": trials},
     )
     log.info(
         "%s: %d rows in %d folds, out-of-fold log loss %.4f",

@@ -20,11 +20,11 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from stages.base.cli import run
 from stages.base.params import read_params
-from stages.base.tasks import Floats, Matrix
+from stages.base.tasks import Floats, Matrix, Task
 from stages.models._design import SourceParams
 from stages.models._sample import Sample
 from stages.models._search import ModelParams
@@ -84,6 +84,11 @@ class Forest:
     def save(self, stem: Path) -> None:
         """Write `<stem>.safetensors`."""
         save_file({f.name: getattr(self, f.name) for f in fields(self)}, f"{stem}.safetensors")
+
+    @classmethod
+    def load(cls, stem: Path, task: Task) -> "Forest":  # noqa: ARG003 - its leaves tell
+        """Read what `save` wrote."""
+        return cls(**load_file(f"{stem}.safetensors"))
 
 
 def fit(sample: Sample, params: ForestParams, seed: int) -> Forest:

@@ -74,9 +74,20 @@ class Lgbm:
 
     def save(self, stem: Path) -> None:
         """Write `<stem>.txt`, or `<stem>.<class number>.txt` for each class."""
-        for number, booster in enumerate(self.boosters):
-            suffix = f".{number}" if len(self.boosters) > 1 else ""
-            booster.save_model(f"{stem}{suffix}.txt")
+        for booster, path in zip(self.boosters, _paths(stem, len(self.boosters)), strict=True):
+            booster.save_model(path)
+
+    @classmethod
+    def load(cls, stem: Path, task: Task) -> "Lgbm":
+        """Read what `save` wrote."""
+        import lightgbm
+
+        paths = _paths(stem, 1 if task.exclusive else len(task.classes))
+        return cls(tuple(lightgbm.Booster(model_file=path) for path in paths))
+
+
+def _paths(stem: Path, n: int) -> list[str]:
+    return [f"{stem}.{number}.txt" for number in range(n)] if n > 1 else [f"{stem}.txt"]
 
 
 def fit(sample: Sample, params: LgbmParams, seed: int) -> Lgbm:

@@ -23,7 +23,7 @@ from pydantic import Field
 
 from stages.base.cli import run
 from stages.base.params import read_params
-from stages.base.tasks import Floats, Matrix
+from stages.base.tasks import Floats, Matrix, Task
 from stages.models._design import SourceParams
 from stages.models._sample import Sample
 from stages.models._search import ModelParams
@@ -94,6 +94,15 @@ class Mlp:
             },
             f"{stem}.safetensors",
         )
+
+    @classmethod
+    def load(cls, stem: Path, task: Task) -> Mlp:
+        """Read what `save` wrote."""
+        from safetensors.torch import load_file
+
+        stored = load_file(f"{stem}.safetensors")
+        layers = [(stored[f"weight.{i}"], stored[f"bias.{i}"]) for i in range(len(stored) // 2)]
+        return cls(task.exclusive, layers)
 
 
 def fit(sample: Sample, params: MlpParams, seed: int) -> Mlp:

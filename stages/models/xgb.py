@@ -80,6 +80,13 @@ class Xgb:
         """Write `<stem>.ubj`."""
         self.booster.save_model(f"{stem}.ubj")
 
+    @classmethod
+    def load(cls, stem: Path, task: Task) -> "Xgb":
+        """Read what `save` wrote."""
+        import xgboost
+
+        return cls(xgboost.Booster({"nthread": 1}, model_file=f"{stem}.ubj"), len(task.classes))
+
 
 def fit(sample: Sample, params: XgbParams, seed: int) -> Xgb:
     """Fit, with early stopping where the params ask for it."""

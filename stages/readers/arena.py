@@ -2,7 +2,8 @@
 
 CSV in UTF-8. `prompt`, `response_a` and `response_b` each hold a JSON list of turns, a turn may be
 null; the train file has one of three 0/1 flags set. The names of the models that answered are known
-for the train part only and are not read: they would leak.
+for the train part only and are not read: they would leak. TSV, JSONL and Parquet with these columns
+are read too; the last two may hold lists instead of their JSON.
 Source: https://www.kaggle.com/competitions/llm-classification-finetuning/data
 """
 
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from stages.readers.files import file_faults, file_records, layout_of
 from stages.readers.rows import (
     Fault,
     Reader,
@@ -19,8 +21,6 @@ from stages.readers.rows import (
     Turns,
     as_number,
     as_turns,
-    csv_faults,
-    csv_records,
     to_rows,
 )
 
@@ -38,28 +38,37 @@ class ArenaReader(Reader):
         """The columns of a submission."""
         return ("id", *WINNERS)
 
+    def needed(self, *, labelled: bool) -> list[str]:
+        """The columns that a file must have."""
+        return ["id", *TEXTS, *(WINNERS if labelled else ())]
+
     def faults(self, path: Path, *, labelled: bool) -> list[str]:
         """Why the file cannot be read at all."""
-        return csv_faults(path, ["id", *TEXTS, *(WINNERS if labelled else ())])
+        return file_faults(path, self.needed(labelled=labelled), layout_of(path))
 
     def read(self, path: Path, *, labelled: bool) -> Iterator[Row | Reject]:
         """The rows and rejects of the file, in its order; targets only where `labelled`."""
+        needed = self.needed(labelled=labelled)
 
         def parse(fields: dict[str, Any]) -> tuple[tuple[Turns, ...], tuple[float, ...] | None]:
+            missing = [name for name in needed if name not in fields]
+            if missing:
+                raise Fault(f"missing {', '.join(missing)}")
             texts = tuple(turns_of(fields[name], name) for name in TEXTS)
             return texts, winner_of([fields[name] for name in WINNERS]) if labelled else None
 
-        return to_rows(csv_records(path), "id", parse)
+        return to_rows(file_records(path, needed, layout_of(path)), "id", parse)
 
 
-def turns_of(cell: str, column: str) -> Turns:
-    """The turns of a JSON cell.
+def turns_of(cell: Any, column: str) -> Turns:
+    """The turns of a cell: a list, or the JSON of one.
 
     Raises:
-        Fault: The cell is no JSON list of strings and nulls.
+        Fault: The cell is no list of strings and nulls.
     """
     try:
-        value = json.loads(cell, strict=False)  # raw newlines inside a string are allowed
+        # raw newlines inside a string are allowed
+        value = json.loads(cell, strict=False) if isinstance(cell, str) else cell
     except (ValueError, RecursionError):
         raise Fault(f"unparsable turns in {column}") from None
     return as_turns(value, column)

@@ -17,6 +17,7 @@ from stages.readers.rows import (
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = (*DELIMITERS, ".jsonl", ".parquet")
 BATCH = 1_000  # rows of a Parquet file in memory at once
+BUFFER = 1 << 20  # bytes of each of its columns that are read at once
 
 
 def layout_of(path: Path, *, quoted: bool = True, names: tuple[str, ...] | None = None) -> Layout:
@@ -92,7 +93,8 @@ def _parquet_records(path: Path, needed: list[str]) -> Iterator[Record]:
     import pyarrow.parquet as pq
 
     line = 0
-    with pq.ParquetFile(path) as file:
+    # buffered: pandas writes a million rows as one row group, which would be read at once
+    with pq.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False) as file:
         for batch in file.iter_batches(batch_size=BATCH, columns=needed):
             for fields in _batch_rows(batch):
                 line += 1

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from stages.base.blocks import read_blocks, read_columns, write_blocks
+from stages.base.blocks import read_blocks, read_columns, read_state, write_blocks
 from stages.base.errors import InputError
 from stages.base.tables import write_table
 from stages.base.tasks import Block
@@ -66,3 +66,16 @@ def test_id_without_features_is_an_input_error(tmp_path):
     write_blocks(tmp_path / "set", IDS, BLOCKS)
     with pytest.raises(InputError, match="no features for id 'r9'"):
         read_blocks(tmp_path / "set", pd.Series(["r1", "r9"]))
+
+
+def test_fitted_state_is_read_back_and_a_damaged_one_refused(tmp_path):
+    ids = pd.Series(["x"], name="id")
+    state = {"svd": {"idf": np.ones(2), "words": np.array(["a", "bc"])}}
+    write_blocks(tmp_path / "set", ids, {}, state)
+    found = read_state(tmp_path / "set", "svd")
+    assert found["words"].tolist() == ["a", "bc"]
+    np.testing.assert_array_equal(found["idf"], [1, 1])
+    (tmp_path / "set" / "svd.state.npz").write_bytes(b"PK\x03\x04 half")
+    for name in ("svd", "none"):
+        with pytest.raises(InputError, match=rf"{name}\.state\.npz: cannot be read"):
+            read_state(tmp_path / "set", name)

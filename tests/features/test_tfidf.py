@@ -109,11 +109,12 @@ def test_svd_is_that_of_the_weighed_matrix_and_the_same_twice():
         Block(tfidf.transform(texts, vocabulary, params), vocabulary.names)
         for texts in (TEXTS, HELD)
     ]
-    idf, components = tfidf.fit_latent(blocks, params)
-    weighed = np.vstack([weigh(block, idf).toarray() for block in blocks])
+    latent = tfidf.fit_latent(blocks, params)
+    weighed = np.vstack([weigh(block, latent.idf).toarray() for block in blocks])
     expected = np.linalg.svd(weighed, full_matrices=False)[2][:3]
-    np.testing.assert_allclose(abs(np.sum(components * expected, axis=1)), 1, atol=1e-4)
-    np.testing.assert_array_equal(tfidf.fit_latent(blocks, params)[1], components)
+    np.testing.assert_allclose(abs(np.sum(latent.components * expected, axis=1)), 1, atol=1e-4)
+    again = tfidf.fit_latent(blocks, params)
+    np.testing.assert_array_equal(again.components, latent.components)
 
 
 def test_keys_that_would_not_fit_into_64_bits_are_refused(monkeypatch):

@@ -2,6 +2,7 @@ import csv
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from stages.base.errors import InputError
@@ -149,7 +150,8 @@ def test_file_that_is_no_arena_file_is_a_fault(tmp_path, content, fault):
 
 def test_missing_file_is_a_fault(tmp_path):
     assert READER.faults(tmp_path / "no.csv", labelled=True)[0].endswith("a file of that name")
-    assert "missing file" in READER.faults(tmp_path, labelled=True)[0]
+    (tmp_path / "folder.csv").mkdir()
+    assert "missing file" in READER.faults(tmp_path / "folder.csv", labelled=True)[0]
 
 
 @pytest.mark.parametrize(
@@ -166,3 +168,21 @@ def test_real_rows_are_all_accounted_for(name, rows):
     assert all(isinstance(record, Row) for record in found)
     with path.open(encoding="utf-8", newline="") as file:
         assert [record.id for record in found] == [line["id"] for line in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_other_tables_may_hold_lists_or_their_json(suffix, tmp_path):
+    rows = [
+        {"id": 1, "prompt": ["x", None], "response_a": ["y", ""], "response_b": ["a", "b"]},
+        {"id": 2, "prompt": '["x"]', "response_a": '["y"]', "response_b": "plain text"},
+    ]
+    path = tmp_path / f"new{suffix}"
+    if suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    else:  # a column of Parquet holds lists or strings, not both
+        rows[1] |= {"prompt": ["x"], "response_a": ["y"], "response_b": []}
+        pd.DataFrame(rows).to_parquet(path)
+    assert READER.faults(path, labelled=False) == []
+    first, second = READER.read(path, labelled=False)
+    assert first.texts == (["x", None], ["y", ""], ["a", "b"])
+    assert second.reason == "unparsable turns in response_b"

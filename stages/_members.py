@@ -1,0 +1,116 @@
+"""The members of the ensemble, as their stages stored them, to predict new rows."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import pandas as pd
+
+from stages.base.errors import InputError
+from stages.base.tasks import Block, Floats, Task
+from stages.finetune import tokens
+from stages.finetune._backbones import load_tokenizer
+from stages.finetune._classifier import load as load_classifier
+from stages.finetune._classifier import stored_params
+from stages.finetune._params import FinetuneParams
+from stages.finetune._predict import Data, probabilities
+from stages.finetune._predict import predict as predict_scores
+from stages.finetune.finetune import use_cores
+from stages.models._crossfit import FoldModels, Load
+from stages.models._design import SourceParams
+from stages.models._linear import Linear
+from stages.models._search import ModelParams
+from stages.models.forest import Forest, ForestParams
+from stages.models.lgbm import Lgbm, LgbmParams
+from stages.models.logreg import LogregParams
+from stages.models.mlp import Mlp, MlpParams
+from stages.models.svm import SvmParams
+from stages.models.xgb import Xgb, XgbParams
+
+Sets: TypeAlias = dict[str, dict[str, Block]]  # feature set -> text column -> block
+
+CLASSICAL: Mapping[str, tuple[type[ModelParams], Load]] = {
+    "logreg": (LogregParams, Linear.load),
+    "svm": (SvmParams, Linear.load),
+    "forest": (ForestParams, Forest.load),
+    "xgb": (XgbParams, Xgb.load),
+    "lgbm": (LgbmParams, Lgbm.load),
+    "mlp": (MlpParams, Mlp.load),
+}  # any other member is a backbone
+
+
+class Member(Protocol):
+    """A model of the ensemble."""
+
+    def predict(self, texts: pd.DataFrame, sets: Sets) -> Floats:
+        """Probabilities `(n_rows, n_classes)` from the texts, or from features of them."""
+
+
+@dataclass(frozen=True)
+class Classical:
+    """The fold models of a member that takes stored features."""
+
+    models: FoldModels
+
+    def predict(self, texts: pd.DataFrame, sets: Sets) -> Floats:  # noqa: ARG002
+        """As `Member` says."""
+        return self.models.predict(sets)
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """The tuned networks of a backbone: one a fold, or the one that was fitted again on all."""
+
+    task: Task
+    params: FinetuneParams
+    tokenizer: Any
+    networks: list[Any]
+    accelerator: Any
+
+    @classmethod
+    def load(cls, folder: Path, task: Task) -> "Transformer":
+        """Read what the stage `finetune` wrote."""
+        import torch
+        from accelerate import Accelerator
+
+        accelerator = Accelerator(cpu=not torch.cuda.is_available())
+        use_cores(accelerator)
+        units = [path for path in sorted(folder.iterdir()) if path.is_dir()]
+        units = [path for path in units if path.name == "refit"] or units
+        if not units:
+            raise InputError(f"{folder}: got no model; expected one a fold")
+        params = stored_params(units[0])
+        networks = [load_classifier(unit, device=accelerator.device) for unit in units]
+        return cls(task, params, load_tokenizer(params.backbone), networks, accelerator)
+
+    def predict(self, texts: pd.DataFrame, sets: Sets) -> Floats:  # noqa: ARG002
+        """As `Member` says."""
+        found = tokens.apply(texts, self.task, self.tokenizer, self.params.encoding)
+        rows = np.arange(len(texts))
+        data = Data(self.task, found, np.full((len(rows), len(self.task.classes)), math.nan))
+        total = np.zeros(data.targets.shape)
+        for network in self.networks:
+            scores = predict_scores(network, data, rows, self.params, self.accelerator)
+            total += probabilities(self.task, scores)[0]
+        return total / len(self.networks)
+
+
+def load_member(folder: Path, task: Task) -> Member:
+    """The model that the stage of the folder's name stored there."""
+    if folder.name in CLASSICAL:
+        return Classical(FoldModels.load(folder, task, *CLASSICAL[folder.name]))
+    return Transformer.load(folder, task)
+
+
+def sets_of(names: Iterable[str]) -> set[str]:
+    """The feature sets that these members take."""
+    kinds = [CLASSICAL[name][0] for name in names if name in CLASSICAL]
+    return {
+        name
+        for kind in kinds
+        for name, field in kind.model_fields.items()
+        if field.annotation is SourceParams
+    }

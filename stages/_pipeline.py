@@ -1,0 +1,242 @@
+"""The trained pipeline, put together from what its stages stored: texts in, probabilities out.
+
+Each step is the stage's own code; nothing is fitted, and no row depends on another. Members of the
+ensemble without a weight are left out, and so are features that none of the others takes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from ruamel.yaml import YAML
+
+from stages._members import Member, Sets, load_member, sets_of
+from stages.base import parallel
+from stages.base.blocks import column_blocks
+from stages.base.errors import InputError
+from stages.base.params import FOLDER, Params, read_params
+from stages.base.tables import PREDICTION
+from stages.base.tasks import Floats, Task, read_task
+from stages.clean import CleanParams, clean_texts, make_normalizer
+from stages.ensemble import Blend
+from stages.ensemble import load as load_blend
+from stages.features import style, tfidf
+from stages.features.tfidf import Latent, TfidfParams, Vocabulary
+from stages.features.word2vec import Vectors
+from stages.readers.rows import Row
+from stages.submit import LABEL, LabelParams, SubmitParams, labels_of, read_thresholds
+
+ROWS = 250  # rows whose words are counted by one process
+STATE = {
+    "tfidf": ("tfidf/names.json",),
+    "lsa": ("tfidf/names.json", "lsa/svd.state.npz"),
+    "word2vec": ("word2vec/vectors.state.npz",),
+    "style": (),
+}  # what of data/<dataset>/ makes a feature set of new rows
+
+
+@dataclass(frozen=True)
+class Features:
+    """What makes the feature sets of new rows; None for what no member takes."""
+
+    task: Task
+    clean: CleanParams
+    ngrams: TfidfParams
+    vocabulary: Vocabulary | None
+    latent: Latent | None
+    vectors: Vectors | None
+
+    @classmethod
+    def load(
+        cls, data: Path, task: Task, clean: CleanParams, ngrams: TfidfParams, needed: set[str]
+    ) -> "Features":
+        """Read from the folder `data` what the `needed` feature sets take."""
+        make_normalizer(clean)  # missing NLTK data shall show here, not in a worker
+        return cls(
+            task,
+            clean,
+            ngrams,
+            Vocabulary.load(data / "tfidf") if needed & {"tfidf", "lsa"} else None,
+            Latent.load(data / "lsa") if "lsa" in needed else None,
+            Vectors.load(data / "word2vec") if "word2vec" in needed else None,
+        )
+
+    def __call__(self, texts: pd.DataFrame) -> Sets:
+        """The feature sets of `texts`."""
+        pieces = [texts.iloc[start : start + ROWS] for start in range(0, len(texts), ROWS)]
+        read = partial(read_texts, task=self.task, clean=self.clean)
+        words, styles = zip(*parallel.run(read, pieces, processes=len(pieces) > 1), strict=True)
+        cleaned = pd.concat(words, ignore_index=True)
+        sets = {"style": column_blocks(pd.concat(styles, ignore_index=True))}
+        if self.vocabulary:
+            sets["tfidf"] = tfidf.apply(cleaned, self.vocabulary, self.ngrams)
+        if self.latent:
+            sets["lsa"] = self.task.relate(self.latent.apply(sets["tfidf"]))
+        if self.vectors:
+            sets["word2vec"] = self.task.relate(self.vectors.apply(cleaned))
+        return sets
+
+
+def read_texts(
+    texts: pd.DataFrame, task: Task, clean: CleanParams
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Cleaned tokens and style features: what takes the texts word by word."""
+    return clean_texts(texts, clean), style.apply(texts, task.text_columns)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """How the label of a row is written: as the stage `submit` does."""
+
+    params: LabelParams
+    thresholds: Floats
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """All that turns texts into the ensemble's probabilities."""
+
+    task: Task
+    features: Features | None
+    members: Mapping[str, Member]
+    blend: Blend
+    labels: Labels | None
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the columns of `predict`."""
+        labels = [] if self.labels is None else [LABEL]
+        return [*(PREDICTION + name for name in self.task.classes), *labels]
+
+    def by_member(self, texts: pd.DataFrame) -> dict[str, Floats]:
+        """The probabilities of each member, `(n_rows, n_classes)`."""
+        sets = self.features(texts) if self.features else {}
+        return {name: member.predict(texts, sets) for name, member in self.members.items()}
+
+    def predict(self, texts: pd.DataFrame) -> pd.DataFrame:
+        """Probabilities `p_<class>` of rows, and their labels where the dataset submits labels.
+
+        Args:
+            texts: The text columns of the task, as in rows.parquet.
+        """
+        if not len(texts):
+            return pd.DataFrame(columns=self.columns)
+        values = self.blend(np.stack(list(self.by_member(texts).values())))
+        frame = pd.DataFrame(values, columns=self.columns[: values.shape[1]], index=texts.index)
+        if self.labels is not None:
+            frame[LABEL] = labels_of(values, self.labels.thresholds, self.task, self.labels.params)
+        return frame
+
+    @classmethod
+    def load(cls, dataset: str, root: Path) -> "Pipeline":
+        """Put together the pipeline of a dataset, from the repository or a copy of its `files`.
+
+        Raises:
+            InputError: It is not trained, or not with the params that stand there now.
+        """
+        clean = read_params(CleanParams, dataset, "clean", root / FOLDER)
+        ngrams = read_params(TfidfParams, dataset, "tfidf", root / FOLDER)
+        submit = read_params(SubmitParams, dataset, "submit", root / FOLDER)
+        require_files(dataset, root)
+        require_built(dataset, root, {"clean": clean, "tfidf": ngrams})
+        places = Places(dataset)
+        task = read_task(root / places.labels)
+        names, blend = load_blend(root / places.weights, task)
+        labels = None
+        if submit.labels is not None:
+            labels = Labels(submit.labels, read_thresholds(root / places.thresholds, task))
+        needed = sets_of(names)
+        folder = root / places.data
+        return cls(
+            task,
+            Features.load(folder, task, clean, ngrams, needed) if needed else None,
+            {name: load_member(root / places.models / name, task) for name in names},
+            blend,
+            labels,
+        )
+
+
+def as_frame(rows: list[Row], task: Task) -> pd.DataFrame:
+    """The text columns of rows, as in rows.parquet."""
+    return pd.DataFrame([row.texts for row in rows], columns=list(task.text_columns))
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where dvc.yaml keeps what belongs to a dataset, relative to the root of the repository."""
+
+    dataset: str
+
+    @property
+    def data(self) -> Path:
+        """The folder of features."""
+        return Path("data") / self.dataset
+
+    @property
+    def models(self) -> Path:
+        """The folder of the models."""
+        return Path("models") / self.dataset
+
+    @property
+    def labels(self) -> Path:
+        """labels.json."""
+        return self.data / "labels.json"
+
+    @property
+    def weights(self) -> Path:
+        """Weights of the ensemble."""
+        return Path("metrics/weights") / f"{self.dataset}.json"
+
+    @property
+    def thresholds(self) -> Path:
+        """Thresholds of the ensemble's labels."""
+        return Path("metrics/thresholds") / self.dataset / "ensemble.json"
+
+
+def files(dataset: str, root: Path) -> list[Path]:
+    """What `Pipeline.load` reads, files and folders, relative to `root`.
+
+    As far as they are known: members stand in the weights.
+    """
+    places = Places(dataset)
+    found = [FOLDER / f"{dataset}.yaml", places.labels, places.weights]
+    if read_params(SubmitParams, dataset, "submit", root / FOLDER).labels is not None:
+        found.append(places.thresholds)
+    if all((root / path).exists() for path in found):
+        names, _ = load_blend(root / places.weights, read_task(root / places.labels))
+        found += [places.models / name for name in names]
+        state = {path for name in sets_of(names) for path in STATE[name]}
+        found += [places.data / path for path in sorted(state)]
+    return found
+
+
+def require_files(dataset: str, root: Path) -> None:
+    """Refuse a dataset that is not trained."""
+    missing = [str(root / path) for path in files(dataset, root) if not (root / path).exists()]
+    if missing:
+        raise InputError.listing(
+            f"{dataset}: not trained here, got no such files; expected what `dvc exp run "
+            f"-S 'datasets=[{dataset}]'` makes (or `dvc pull`, where it ran elsewhere)",
+            missing,
+        )
+
+
+def require_built(dataset: str, root: Path, sections: Mapping[str, Params]) -> None:
+    """Refuse params that are not those of the last build, as far as dvc.lock tells."""
+    lock, file = root / "dvc.lock", f"{FOLDER}/{dataset}.yaml"
+    if not lock.exists():
+        return
+    stages = YAML(typ="safe").load(lock.read_text(encoding="utf-8"))["stages"]
+    changed = []
+    for section, params in sections.items():
+        built = stages.get(f"{section}@{dataset}", {}).get("params", {}).get(file, {})
+        if built.get(section) not in (None, params.model_dump(mode="json")):
+            changed.append(section)
+    if changed:
+        raise InputError(
+            f"{root / file}: got other params in {changed} than the models were trained with; "
+            f"expected the same: run `dvc exp run -S 'datasets=[{dataset}]'`, or undo the change"
+        )

@@ -1,0 +1,199 @@
+"""The tool that predicts new rows, on tiny trained pipelines."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from stages import predict
+from stages.base.errors import InputError
+from stages.readers.arena import ArenaReader
+
+HEADER = ["id", "prompt", "response_a", "response_b"]
+NEW = [
+    ["1", '["hi"]', '["hello"]', '["no"]'],
+    ["2", '["unequal", "turns"]', '["x"]', '["y"]'],
+    ["3", '[null, "😀"]', '["", "x"]', '["y", null]'],
+    ["1", "no JSON", "[]", '["z"]'],
+    ["1", '["the same id again"]', '["x"]', '["\\ud800y"]'],
+]
+
+
+def write_csv(path, rows, header=HEADER):
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+def raw_test(folder, dataset):
+    return folder / "data" / "raw" / dataset / "test.csv"
+
+
+def stored(folder, dataset):
+    table = pd.read_parquet(folder / "data" / dataset / "predictions" / "ensemble.parquet")
+    table = table[table["part"] == "test"]
+    return table[["id", *(name for name in table if name.startswith("p_"))]].reset_index(drop=True)
+
+
+def read(path):
+    kinds = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
+    if path.suffix == ".jsonl":
+        lines = path.read_text("utf-8").splitlines()
+        return pd.DataFrame([json.loads(line) for line in lines])
+    return kinds[path.suffix](path, **({"dtype": {"id": str}} if path.suffix == ".csv" else {}))
+
+
+@pytest.mark.parametrize("suffix", predict.SUFFIXES)
+@pytest.mark.parametrize("dataset", ["demo", "goemotions"])
+def test_the_test_file_gets_the_predictions_of_the_pipeline(trained, dataset, suffix, tmp_path):
+    folder, out = trained(dataset), tmp_path / f"out{suffix}"
+    predict.main(raw_test(folder, dataset), out, dataset=dataset, root=folder)
+    found, expected = read(out), stored(folder, dataset)
+    assert found["id"].tolist() == expected["id"].tolist()
+    values = list(expected)[1:]
+    np.testing.assert_allclose(found[values], expected[values], rtol=0, atol=1e-5)
+    assert list(found)[1:] == [*values, *(["label"] if dataset == "goemotions" else [])]
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]  # no rejects, nothing left
+
+
+def test_labels_are_those_of_the_submission(trained, tmp_path, monkeypatch):
+    from stages import submit
+
+    folder, out = trained("goemotions"), tmp_path / "out.csv"
+    monkeypatch.chdir(folder)
+    submit.main(
+        dataset="goemotions", labels=Path("data/goemotions/labels.json"),
+        raw=Path("data/raw/goemotions"), folds=Path("data/goemotions/folds.parquet"),
+        predictions=Path("data/goemotions/predictions/ensemble.parquet"),
+        thresholds=Path("metrics/thresholds/goemotions/ensemble.json"),
+        submission_out=tmp_path / "submission.csv",
+    )  # fmt: skip
+    predict.main(raw_test(folder, "goemotions"), out, dataset="goemotions")
+    submitted = pd.read_csv(tmp_path / "submission.csv")
+    pd.testing.assert_series_equal(read(out)["label"], submitted["label"])
+
+
+def test_rejects_are_listed_and_the_exit_status_says_so(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict, "CHUNK", 2)
+    out = tmp_path / "out.csv"
+    new = write_csv(tmp_path / "new.csv", NEW)
+    with pytest.raises(SystemExit) as ended:
+        predict.main(new, out, dataset="demo", root=trained("demo"))
+    assert ended.value.code == 2
+    found = read(out)
+    assert found["id"].tolist() == ["1", "3", "1"]
+    np.testing.assert_allclose(found[["p_a", "p_b", "p_tie"]].sum(axis=1), 1)
+    with (tmp_path / "out.rejects.csv").open(encoding="utf-8") as file:
+        assert list(csv.reader(file)) == [
+            ["line", "id", "reason"],
+            ["3", "2", "unequal turn counts"],
+            ["5", "1", "unparsable turns in prompt"],
+        ]
+    predict.main(write_csv(new, NEW[:1]), out, dataset="demo", root=trained("demo"))
+    assert not (tmp_path / "out.rejects.csv").exists()
+
+
+def test_a_file_of_rejects_only_leaves_a_table_without_rows(trained, tmp_path):
+    new = write_csv(tmp_path / "new.csv", [NEW[1]])
+    for suffix in predict.SUFFIXES:
+        out = tmp_path / f"out{suffix}"
+        with pytest.raises(SystemExit):
+            predict.main(new, out, dataset="demo", root=trained("demo"))
+        assert len(read(out)) == 0
+        assert suffix == ".jsonl" or list(read(out)) == ["id", "p_a", "p_b", "p_tie"]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_lists_of_turns_are_what_their_json_is(trained, suffix, tmp_path):
+    root = trained("demo")
+    given = [[cell if cell.isdecimal() else json.loads(cell) for cell in row] for row in NEW[::2]]
+    given = pd.DataFrame(given, columns=HEADER)
+    new = tmp_path / f"new{suffix}"
+    if suffix == ".jsonl":
+        lines = [json.dumps(row) for row in given.to_dict("records")]
+        new.write_text("\n".join(lines), "utf-8")
+    else:
+        given.loc[2, "response_b"] = [["\ufffdy"]]  # Parquet cannot hold half an emoji
+        given.to_parquet(new)
+    predict.main(new, tmp_path / "a.csv", dataset="demo", root=root)
+    predict.main(
+        write_csv(tmp_path / "n.csv", NEW[::2]), tmp_path / "b.csv", dataset="demo", root=root
+    )
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+
+
+def test_input_without_all_columns_is_refused(trained, tmp_path):
+    new = write_csv(tmp_path / "new.csv", [["1", "[]"]], ["id", "prompt"])
+    with pytest.raises(InputError, match=r"missing columns \['response_a', 'response_b'\]"):
+        predict.main(new, tmp_path / "out.csv", dataset="demo", root=trained("demo"))
+
+
+@pytest.mark.parametrize("rows", ["", "id,prompt,response_a,response_b\n"])
+def test_empty_input_is_refused(trained, rows, tmp_path):
+    new = tmp_path / "new.csv"
+    new.write_text(rows, "utf-8")
+    with pytest.raises(InputError, match="expected rows"):
+        predict.main(new, tmp_path / "out.csv", dataset="demo", root=trained("demo"))
+
+
+def test_unknown_suffixes_and_missing_files_are_refused_at_once(trained, tmp_path):
+    with pytest.raises(InputError, match=r"(?s)out\.xlsx: unknown suffix.*new\.csv: missing file"):
+        predict.main(
+            tmp_path / "new.csv", tmp_path / "out.xlsx", dataset="demo", root=trained("demo")
+        )
+    with pytest.raises(InputError, match=r"new\.ods: unknown suffix"):
+        predict.main(
+            tmp_path / "new.ods", tmp_path / "out.csv", dataset="demo", root=trained("demo")
+        )
+
+
+def test_the_input_is_never_overwritten(trained, tmp_path):
+    new = write_csv(tmp_path / "new.csv", NEW)
+    (tmp_path / "link.csv").symlink_to(new)
+    before = new.read_bytes()
+    with pytest.raises(InputError, match=r"link\.csv: is the input"):
+        predict.main(new, tmp_path / "link.csv", dataset="demo", root=trained("demo"))
+    rejects = write_csv(tmp_path / "out.rejects.csv", NEW)
+    with pytest.raises(InputError, match=r"out\.rejects\.csv: is the input"):
+        predict.main(rejects, tmp_path / "out.csv", dataset="demo", root=trained("demo"))
+    assert new.read_bytes() == before
+
+
+def test_a_file_that_breaks_off_leaves_nothing(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict, "CHUNK", 1)
+    new = write_csv(tmp_path / "new.csv", NEW[:1])
+    with new.open("a", encoding="utf-8") as file:
+        file.write('2,"[""never closed')
+    (tmp_path / "out.csv").write_text("from before", "utf-8")
+    with pytest.raises(InputError, match="never closed"):
+        predict.main(new, tmp_path / "out.csv", dataset="demo", root=trained("demo"))
+    assert (tmp_path / "out.csv").read_text("utf-8") == "from before"
+    assert {path.name for path in tmp_path.iterdir()} == {"new.csv", "out.csv"}
+
+
+def test_unknown_dataset_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"params/nothing\.yaml: cannot be read"):
+        predict.main(tmp_path / "new.csv", tmp_path / "out.csv", dataset="nothing", root=tmp_path)
+
+
+def test_rows_are_taken_as_they_come(trained):
+    """A reader is not asked for more than a chunk before the chunk before is written."""
+    asked, written = [], []
+    pipeline = predict.Pipeline.load("demo", trained("demo"))
+    reader = ArenaReader(format="arena", train="train.csv", test="test.csv")
+
+    def records():
+        path = raw_test(trained("demo"), "demo")
+        for number, record in enumerate(reader.read(path, labelled=False)):
+            asked.append((number, len(written)))
+            yield record
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predict, "CHUNK", 4)
+        predict.predict(records(), pipeline, written.append, sys.exit)
+    assert asked == [(number, number // 4) for number in range(14)]
+    assert [len(frame) for frame in written] == [4, 4, 4, 2]
