@@ -114,9 +114,9 @@ def cells(comparison: Comparison) -> list[str]:
         f"{comparison.only_before:,} / {comparison.only_after:,}",
         f"{comparison.before:.4f}",
         f"{comparison.after:.4f}",
-        f"{found.difference:+.5f}",
-        f"{found.low:+.5f} to {found.high:+.5f}" if known else "-",
-        f"{found.detectable:.5f}" if known else "-",
+        f"{found.difference:+.3g}",
+        f"{found.low:+.3g} to {found.high:+.3g}" if known else "-",
+        f"{found.detectable:.3g}" if known else "-",
         found.verdict,
     ]
 

@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from stages._compare_report import MARKER
 from tests.test_repro import Project, ran
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ["svm", "mlp"]
@@ -229,19 +229,21 @@ def test_comment_says_why_nothing_is_compared(origin, tmp_path):
 
 
 def test_branches_that_touch_different_models_merge_as_the_readme_says(origin, tmp_path):
-    project = clone(origin, tmp_path / "clone")
-    assert project.run("dvc", "pull", "--run-cache", "--all-branches")[0] == 0
+    project = Project(origin.parent / "author").copy_to(tmp_path)
     project.git("checkout", "-q", "sharper")
-    status, output = project.run("git", "merge", "origin/blunter")
+    assert project.run("dvc", "checkout")[0] == 0
+    status, output = project.run("git", "merge", "blunter")
     assert status != 0, output
     assert MERGE in (ROOT / "README.md").read_text(encoding="utf-8")
     status, output = project.run("bash", "-e", "-c", MERGE)
     assert status == 0, output
-    assert ran(output) == ["ensemble", "score@demo-ensemble"]
+    # the other branch's model comes from the run cache; DVC keeps no stage there that has an out
+    # with `cache: false`, as score has
+    assert ran(output) == ["ensemble", "score@demo-mlp", "score@demo-ensemble"]
     assert project.repro() == []
     for branch, model in (("sharper", "svm"), ("blunter", "mlp")):
         paths = f"metrics/losses/demo/{model}.parquet", f"metrics/cost/demo/{model}.json"
-        project.git("diff", "--exit-code", f"origin/{branch}", "HEAD", "--", *paths)
+        project.git("diff", "--exit-code", branch, "HEAD", "--", *paths)
 
 
 # ---- the comment
