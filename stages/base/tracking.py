@@ -28,7 +28,7 @@ from typing import Any, TypeAlias
 
 log = logging.getLogger("verdict")
 
-PATIENCE = 0.5  # seconds
+PATIENCE = 0.1  # seconds
 CODE = Path(__file__).resolve().parents[2]
 # MLflow's own defaults keep at it for minutes.
 NETWORK = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
