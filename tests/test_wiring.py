@@ -5,6 +5,7 @@ import importlib
 import itertools
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -383,3 +384,25 @@ def test_params_are_written_as_dvc_writes_them(dataset: str, tmp_path: Path) -> 
     copy.write_bytes(file.read_bytes())
     apply_overrides(copy, [f"split.seed={PARAMS[dataset]['split']['seed']}"])
     assert copy.read_text(encoding="utf-8") == file.read_text(encoding="utf-8")
+
+
+def test_dvc_finds_raw_data_that_were_added_to_it(tmp_path: Path) -> None:
+    """DVC looks for no .dvc file in a folder that .gitignore names: experiments would lack it."""
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    raw = tmp_path / "data/raw/mine/train.csv"
+    raw.parent.mkdir(parents=True)
+    raw.write_text("id,text\n")
+
+    def run(*words: str) -> str:
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    dvc = [sys.executable, "-m", "dvc"]
+    run("git", "init", "-q")
+    run(*dvc, "init", "-q")
+    run(*dvc, "add", "-q", "data/raw/mine")
+    shutil.rmtree(raw.parent)
+    run(*dvc, "checkout", "-q")
+    assert raw.read_text() == "id,text\n"
+    assert "data/raw/mine.dvc" in run("git", "ls-files", "--others", "--exclude-standard")
+    assert "train.csv" not in run("git", "ls-files", "--others", "--exclude-standard")
