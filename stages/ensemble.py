@@ -1,14 +1,13 @@
 r"""Blend the models: weights that minimise the out-of-fold log loss.
 
-In: predictions of the members, and folds. Out: blended predictions and the
-weights. A blend has one of three forms: a mixture, with weights on the simplex; the same sharpened
-by a temperature (Guo et al. 2017); a product of powers (the logarithmic opinion pool, Genest and
-Zidek 1986), whose free weights also temper members that are too sure. All are judged nested: the
-rows of a fold are blended with weights that were fitted on the other folds, and those of the form
-with the lowest log loss are the out-of-fold predictions that are written;
-rows outside the train part get the weights fitted on all. Fitted and judged are the rows that every
-member predicted out of fold: where a transformer ran on one fold alone, parts of that fold stand in
-for the folds.
+In: predictions of the members, and folds. Out: blended predictions and the weights. A blend has one
+of three forms: a mixture, with weights on the simplex; the same sharpened by a temperature (Guo et
+al. 2017); a product of powers (the logarithmic opinion pool, Genest and Zidek 1986), whose free
+weights also temper members that are too sure. All are judged nested: the rows of a fold are blended
+with weights that were fitted on the other folds. That judgement chooses the form, and its
+predictions are the out-of-fold predictions that are written; rows outside the train part get the
+weights fitted on all. Fitted and judged are the rows that every member predicted out of fold: where
+a transformer ran on one fold alone, parts of that fold stand in for the folds.
 
     python -m stages.ensemble --dataset demo --labels data/demo/labels.json \
         --folds data/demo/folds.parquet --members data/demo/predictions \
@@ -167,8 +166,8 @@ def fit_temperature(task: Task, probabilities: Floats, targets: Floats) -> float
 
 def nested(
     task: Task, members: Floats, folds: Folds, judged: Rows, form: Form
-) -> tuple[float, dict[int, Blend]]:
-    """Judge a blend on rows that it was not fitted on: their log loss, and the blend of each fold.
+) -> tuple[Floats, dict[int, Blend]]:
+    """Judge a blend on rows that it was not fitted on: their losses, and the blend of each fold.
 
     Args:
         task: Knows the loss.
@@ -187,13 +186,23 @@ def nested(
             "out of fold; expected at least two"
         )
     blends: dict[int, Blend] = {}
-    total = 0.0
+    losses = np.zeros(len(judged))
     for fold in common:
         fitted, held = judged & (folds.fold != fold), judged & (folds.fold == fold)
         blends[fold] = fit_blend(task, members[:, fitted], folds.targets[fitted], form)
-        blended = blends[fold](members[:, held])
-        total += held.sum() * log_loss(task, folds.targets[held], blended)
-    return total / judged.sum(), blends
+        losses[held] = task.row_losses(folds.targets[held], blends[fold](members[:, held]))
+    return losses[judged], blends
+
+
+def choose(losses: Mapping[Form, Floats]) -> Form:
+    """The form to keep, by the nested losses of the same rows under each.
+
+    A temperature has to gain. A product has to gain more than the standard error of its gain over
+    the rows (the rule of Breiman et al. 1984, for the simpler of two that are as good).
+    """
+    simple: Form = min("mixture", "sharpened", key=lambda form: losses[form].mean())
+    gain = losses[simple] - losses["product"]
+    return "product" if gain.mean() > gain.std() / np.sqrt(len(gain)) else simple
 
 
 def load(weights: Path, task: Task) -> tuple[tuple[str, ...], Blend]:
@@ -278,8 +287,9 @@ def main(
     judged = complete & (stored.part == TRAIN)
     stored = judging_folds(stored, judged)
     tried = {form: nested(task, stacks[PREDICTION], stored, judged, form) for form in FORMS}
-    form = min(FORMS, key=lambda name: tried[name][0])
-    loss, blends = tried[form]
+    losses = {name: found[0] for name, found in tried.items()}
+    form = choose(losses)
+    blends = tried[form][1]
     final = fit_blend(task, stacks[PREDICTION][:, judged], stored.targets[judged], form)
     started = time.perf_counter()
     blended = {prefix: apply(blends, final, stack, stored) for prefix, stack in stacks.items()}
@@ -296,12 +306,14 @@ def main(
         **alone,
         "temperature": final.temperature,
         "product": float(final.product),
-        **{f"{name}_nested_log_loss": found[0] for name, found in tried.items()},
+        **{f"{name}_nested_log_loss": float(rows.mean()) for name, rows in losses.items()},
     }
     write_json(found, weights)
     spent = clock.write(cost, fitted=weights, predict_ms_per_row=1e3 * seconds / len(stored.ids))
     mirror.finish(params={"members": names}, metrics=found | spent)
-    log.info("ensemble: %s, nested log loss %.4f on %d rows", form, loss, judged.sum())
+    log.info(
+        "ensemble: %s, nested log loss %.4f on %d rows", form, losses[form].mean(), judged.sum()
+    )
 
 
 def apply(blends: Mapping[int, Blend], final: Blend, stack: Floats, folds: Folds) -> Floats:
