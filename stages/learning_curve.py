@@ -40,10 +40,11 @@ from stages.base.params import Params, read_params
 from stages.base.tables import write_table
 from stages.base.tasks import Task, read_task
 from stages.base.tracking import Mirror
-from stages.models._crossfit import CrossFit, Fit, Model, crossfit
+from stages.models._crossfit import CrossFit, crossfit
 from stages.models._design import FeatureSets
 from stages.models._sample import Sample
 from stages.models._search import ModelParams
+from stages.models._seeds import Fit, Model, with_seeds
 from stages.models.forest import ForestParams
 from stages.models.forest import fit as fit_forest
 from stages.models.lgbm import LgbmParams
@@ -101,7 +102,7 @@ class Candidate:
     @classmethod
     def of(cls, params: M, fit: Callable[[Sample, M, int], Model]) -> "Candidate":
         """A model by its own `fit`."""
-        return cls(params, lambda sample, seed: fit(sample, params, seed))
+        return cls(params, with_seeds(fit, params))
 
 
 def train_part(folds: Folds) -> Folds:

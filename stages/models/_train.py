@@ -12,9 +12,10 @@ from stages.base.predictions import prediction_table
 from stages.base.tables import PREDICTION, SWAPPED, write_table
 from stages.base.tasks import read_task
 from stages.base.tracking import Mirror
-from stages.models._crossfit import CrossFit, Model, crossfit
+from stages.models._crossfit import CrossFit, crossfit
 from stages.models._sample import Sample
 from stages.models._search import ModelParams, search
+from stages.models._seeds import Model, with_seeds
 
 log = logging.getLogger("verdict")
 
@@ -65,7 +66,7 @@ def train(
             stored,
             features,
             candidate.sources(),
-            lambda sample, seed: fit(sample, candidate, seed),
+            with_seeds(fit, candidate),
             balance=candidate.balance,
             seed=candidate.seed,
             at_once=at_once,

@@ -23,14 +23,14 @@ from stages.base.params import read_params
 from stages.base.tasks import Floats, Matrix, Task
 from stages.models._design import SourceParams
 from stages.models._sample import Sample
-from stages.models._search import ModelParams
+from stages.models._seeds import SeededParams
 from stages.models._stopping import StoppingParams, fit_rounds
 from stages.models._train import train
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
-class LgbmParams(ModelParams):
+class LgbmParams(SeededParams):
     """Section `lgbm`: LightGBM's own names and meanings, but for `rounds`."""
 
     rounds: Annotated[int, Field(ge=1)]
@@ -49,7 +49,7 @@ class LgbmParams(ModelParams):
 
     def booster(self, task: Task, seed: int) -> dict[str, Any]:
         """The params in LightGBM's form."""
-        own = {*ModelParams.model_fields, *self.sources(), "rounds", "stopping"}
+        own = {*SeededParams.model_fields, *self.sources(), "rounds", "stopping"}
         objective = (
             {"objective": "multiclass", "num_class": len(task.classes)}
             if task.exclusive
