@@ -8,7 +8,7 @@ Cestnik 1990), and no class gets a zero. Each forest grows on one thread, the fo
 
     python -m stages.models.forest --dataset demo --labels data/demo/labels.json \
         --folds data/demo/augmented/folds.parquet --word2vec data/demo/word2vec \
-        --style data/demo/style.parquet --model models/demo/forest \
+        --style data/demo/style.parquet --embed data/demo/embed --model models/demo/forest \
         --predictions data/demo/predictions/forest.parquet --trials metrics/trials/demo/forest.csv \
         --cost metrics/cost/demo/forest.json
 """
@@ -142,14 +142,14 @@ def _flatten(trees: list[Any], shares: Floats, smoothing: float) -> Forest:
 
 
 def main(
-    *, dataset: str, labels: Path, folds: Path, word2vec: Path, style: Path,
+    *, dataset: str, labels: Path, folds: Path, word2vec: Path, style: Path, embed: Path,
     model: Path, predictions: Path, trials: Path, cost: Path,
 ) -> None:  # fmt: skip
     """Cross-fit a random forest on word2vec and style."""
     params = read_params(ForestParams, dataset, "forest")
     train(
         params, fit, dataset=dataset, labels=labels, folds=folds,
-        sets={"word2vec": word2vec, "style": style},
+        sets={"word2vec": word2vec, "style": style, "embed": embed},
         model=model, predictions=predictions, trials=trials, cost=cost,
     )  # fmt: skip
 

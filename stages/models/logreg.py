@@ -7,7 +7,7 @@ passes its held-out loss is that of the optimum, which L-BFGS reaches after 150 
 
     python -m stages.models.logreg --dataset demo --labels data/demo/labels.json \
         --folds data/demo/augmented/folds.parquet --tfidf data/demo/tfidf \
-        --style data/demo/style.parquet --model models/demo/logreg \
+        --style data/demo/style.parquet --embed data/demo/embed --model models/demo/logreg \
         --predictions data/demo/predictions/logreg.parquet --trials metrics/trials/demo/logreg.csv \
         --cost metrics/cost/demo/logreg.json
 """
@@ -99,14 +99,14 @@ def _fit_symmetric(sample: Sample, params: LogregParams) -> Linear:
 
 
 def main(
-    *, dataset: str, labels: Path, folds: Path, tfidf: Path, style: Path,
+    *, dataset: str, labels: Path, folds: Path, tfidf: Path, style: Path, embed: Path,
     model: Path, predictions: Path, trials: Path, cost: Path,
 ) -> None:  # fmt: skip
     """Cross-fit logistic regression on tf-idf and style."""
     params = read_params(LogregParams, dataset, "logreg")
     train(
         params, fit, dataset=dataset, labels=labels, folds=folds,
-        sets={"tfidf": tfidf, "style": style},
+        sets={"tfidf": tfidf, "style": style, "embed": embed},
         model=model, predictions=predictions, trials=trials, cost=cost,
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ they tell of it (NB-SVM: Wang and Manning 2012), fitted inside the fold.
 
     python -m stages.models.svm --dataset demo --labels data/demo/labels.json \
         --folds data/demo/augmented/folds.parquet --tfidf data/demo/tfidf \
-        --style data/demo/style.parquet --model models/demo/svm \
+        --style data/demo/style.parquet --embed data/demo/embed --model models/demo/svm \
         --predictions data/demo/predictions/svm.parquet --trials metrics/trials/demo/svm.csv \
         --cost metrics/cost/demo/svm.json
 """
@@ -84,14 +84,14 @@ def _margins(X: Matrix, coef: Floats, intercept: Floats) -> Floats:
 
 
 def main(
-    *, dataset: str, labels: Path, folds: Path, tfidf: Path, style: Path,
+    *, dataset: str, labels: Path, folds: Path, tfidf: Path, style: Path, embed: Path,
     model: Path, predictions: Path, trials: Path, cost: Path,
 ) -> None:  # fmt: skip
     """Cross-fit a calibrated linear SVM on tf-idf and style."""
     params = read_params(SvmParams, dataset, "svm")
     train(
         params, fit, dataset=dataset, labels=labels, folds=folds,
-        sets={"tfidf": tfidf, "style": style},
+        sets={"tfidf": tfidf, "style": style, "embed": embed},
         model=model, predictions=predictions, trials=trials, cost=cost,
         at_once=1,  # liblinear copies its data twice: two folds at once take twice the memory
     )  # fmt: skip

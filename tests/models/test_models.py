@@ -12,22 +12,24 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
 from stages.base.blocks import write_blocks
+from stages.base.errors import InputError
 from stages.base.tables import read_table, write_json, write_table
 from stages.base.tasks import Design, Preference
 from stages.models import forest, lgbm, logreg, mlp, svm, xgb
 from stages.models._crossfit import crossfit
 from stages.models._linear import Linear
 from stages.models._sample import make_sample
+from stages.models._train import read_sets
 from tests.given import write_params
 
 ODD = {"parts": ["difference"], "scale": "none", "weight": 1.0}
 TWO = {"parts": ["difference", "magnitude"], "scale": "standard", "weight": 0.5}
 ALL = {"parts": ["difference", "magnitude", "sum", "prompt"], "scale": "standard", "weight": 1.0}
-SHARED = {"style": ALL, "balance": "none", "seed": 3, "search": None}
+SHARED = {"style": ALL, "embed": None, "balance": "none", "seed": 3, "search": None}
 STOPPING = {"patience": 2, "holdout_parts": 3}
 PARAMS = {
     "logreg": {"C": 0.1, "tfidf": ODD},
-    "svm": {"C": 0.1, "calibration_folds": 3, "count_ratios": False, "tfidf": ODD},
+    "svm": {"C": 0.1, "calibration_folds": 3, "count_ratios": False, "tfidf": ODD, "embed": TWO},
     "forest": {
         "trees": 25, "max_features": 0.5, "max_samples": 0.7, "min_samples_leaf": 4,
         "smoothing": 0.5, "word2vec": ALL,
@@ -40,11 +42,12 @@ PARAMS = {
     "lgbm": {
         "rounds": 6, "learning_rate": 0.3, "num_leaves": 4, "min_data_in_leaf": 5,
         "bagging_fraction": 0.7, "feature_fraction": 0.6, "lambda_l1": 0.0, "lambda_l2": 1.0,
-        "max_bin": 15, "extra_trees": True, "stopping": STOPPING, "lsa": ALL,
+        "max_bin": 15, "extra_trees": True, "stopping": STOPPING, "lsa": ALL, "embed": ALL,
     },
     "mlp": {
         "hidden": [4], "dropout": 0.2, "learning_rate": 0.01, "weight_decay": 0.01,
         "batch_size": 16, "rounds": 6, "stopping": STOPPING, "word2vec": TWO, "style": TWO,
+        "embed": TWO,
     },
 }  # fmt: skip
 KINDS = {
@@ -352,7 +355,7 @@ def test_stage_writes_the_best_trial_of_its_search(folds, sets, fitted, tmp_path
               "style": "style.parquet"}  # fmt: skip
     outputs = {"model": "model", "predictions": "p.parquet", "trials": "t.csv", "cost": "c.json"}
     paths = {name: tmp_path / file for name, file in (inputs | outputs).items()}
-    logreg.main(dataset="tiny", **paths)
+    logreg.main(dataset="tiny", embed=tmp_path / "not read", **paths)
 
     trials = pd.read_csv(tmp_path / "t.csv")
     assert sorted(trials["C"]) == [1e-9, 1e-6, 0.1]
@@ -368,3 +371,11 @@ def test_stage_writes_the_best_trial_of_its_search(folds, sets, fitted, tmp_path
         *("wall_seconds", "cpu_seconds", "peak_memory_mb", "fitted_size_mb", "predict_ms_per_row")
     }
     assert all(value >= 0 for value in cost.values())
+
+
+def test_empty_feature_set_is_refused_where_a_model_takes_it(folds, tmp_path):
+    write_blocks(tmp_path / "embed", folds.ids, {})
+    paths = {"embed": tmp_path / "embed", "tfidf": tmp_path / "missing"}
+    assert read_sets(paths, (), folds.ids) == {}
+    with pytest.raises(InputError, match=r"embed: a model takes embed, got an empty .* expected"):
+        read_sets(paths, ("style", "embed"), folds.ids)
