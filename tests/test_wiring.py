@@ -27,7 +27,7 @@ TOOLS = {
     "stages.sweep",
     "stages.wordnet",
 }  # run by hand, no part of the pipeline
-HEAVY = {"gensim", "lightgbm", "mlflow", "nltk", "optuna", "sklearn", "torch", "xgboost"}
+HEAVY = {"gensim", "lightgbm", "mlflow", "nltk", "numba", "optuna", "sklearn", "torch", "xgboost"}
 DATASET, BACKBONE = "${item.dataset}", "${item.backbone}"
 
 

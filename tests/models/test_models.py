@@ -10,6 +10,7 @@ import pytest
 from scipy.special import softmax
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
+from sklearn.svm import LinearSVC
 
 from stages.base.blocks import write_blocks
 from stages.base.tables import read_table, write_json, write_table
@@ -207,6 +208,17 @@ def test_logistic_regression_is_that_of_scikit_learn_on_both_orders(sample, C):
     )
 
 
+@pytest.mark.parametrize("C", [0.01, 1.0])
+def test_machines_of_a_pair_are_those_of_scikit_learn_on_both_orders(sample, C):
+    weighted = replace(sample, weight=np.linspace(0.5, 2, len(sample.y)))
+    coef, intercept = svm._machines(weighted, make_params("svm", C=C), 0)
+    both = weighted.both_orders()
+    X = both.X.astype(np.float64)
+    oracle = LinearSVC(C=C, dual=False, tol=1e-10, max_iter=10_000).fit(X, both.y, both.weight)
+    np.testing.assert_allclose(coef, oracle.coef_, atol=1e-4)
+    np.testing.assert_allclose(intercept, oracle.intercept_, atol=1e-4)
+
+
 def test_soft_targets_equal_repeated_hard_rows_for_logistic_regression(task):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(20, 3)).astype(np.float32)
@@ -245,14 +257,15 @@ def test_svm_calibrates_on_margins_of_rows_that_its_machine_did_not_see(sample, 
     monkeypatch.setattr(svm, "_machines", machine)
     monkeypatch.setattr(svm, "_margins", margins)
     svm.fit(sample, make_params("svm"), 0)
-    sample = sample.both_orders()
     groups = set(sample.group.tolist())
     *inner, kept = machines
     assert kept == groups
     held = [groups - part for part in inner]
     assert set.union(*held) == groups
     assert seen == [
-        (number, np.isin(sample.group, list(own)).sum()) for number, own in enumerate(held, 1)
+        (number, np.isin(sample.group, list(own)).sum())
+        for number, own in enumerate(held, 1)
+        for _ in ("as it stands", "exchanged")
     ]
 
 
