@@ -30,8 +30,8 @@ PARAMS = {
     "logreg": {"C": 0.1, "tfidf": ODD},
     "svm": {"C": 0.1, "calibration_folds": 3, "count_ratios": False, "tfidf": ODD},
     "forest": {
-        "trees": 25, "max_features": 0.5, "max_samples": 0.7, "min_samples_leaf": 4,
-        "smoothing": 0.5, "word2vec": ALL,
+        "trees": 25, "max_features": 0.5, "max_samples": 0.7, "max_rows": 1000,
+        "min_samples_leaf": 4, "smoothing": 0.5, "word2vec": ALL,
     },
     "xgb": {
         "rounds": 6, "learning_rate": 0.3, "max_depth": 2, "min_child_weight": 1.0,
@@ -309,6 +309,12 @@ def test_forest_is_that_of_scikit_learn_with_gini_on_both_orders(sample):
     )  # fmt: skip
     oracle.fit(both.X, both.y, both.weight)
     np.testing.assert_allclose(model.predict(both.X), oracle.predict_proba(both.X), atol=1e-6)
+
+
+def test_no_tree_grows_on_more_than_max_rows(sample):
+    few = forest.fit(sample, make_params("forest", max_rows=20, min_samples_leaf=1), 0)
+    many = forest.fit(sample, make_params("forest", min_samples_leaf=1), 0)
+    assert len(few.leaves) <= 20 * len(few.roots) < len(many.leaves)
 
 
 def test_smoothing_of_a_forest_draws_its_leaves_to_the_class_shares(sample):
