@@ -24,7 +24,8 @@ PARAMS = {
     "logreg": {"C": 1.0, "tfidf": TEXT},
     "svm": {"C": 0.1, "calibration_folds": 3, "count_ratios": False, "tfidf": TEXT},
     "forest": {
-        "trees": 25, "max_features": 0.5, "max_samples": 0.7, "max_rows": 1000, "min_samples_leaf": 4,
+        "trees": 25, "max_features": 0.5, "max_samples": 0.7, "max_rows": 1000,
+        "min_samples_leaf": 4,
         "smoothing": 0.5, "word2vec": TEXT,
     },
     "xgb": {
