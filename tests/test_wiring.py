@@ -20,6 +20,7 @@ from stages.base.params import Params
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = {
+    "stages.build",
     "stages.compare",
     "stages.fetch",
     "stages.predict",
