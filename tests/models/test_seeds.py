@@ -34,7 +34,7 @@ class Section(SeededParams):
 
 def make_params(seeds):
     return Section(
-        balance="none", seed=3, search=None, seeds=seeds,
+        balance="none", seed=3, search=None, embed=None, seeds=seeds,
         style=SourceParams(parts=("difference",), scale="none", weight=1.0),
     )  # fmt: skip
 
@@ -53,7 +53,7 @@ def test_probabilities_are_the_mean_over_seeds_that_no_two_folds_share():
 
 
 @pytest.mark.parametrize(
-    "params", [make_params(1), ModelParams(balance="none", seed=3, search=None)]
+    "params", [make_params(1), ModelParams(balance="none", seed=3, search=None, embed=None)]
 )
 def test_one_model_stays_as_it_is(params):
     assert with_seeds(fit, params)(None, 3).seed == 3
