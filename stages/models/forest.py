@@ -36,13 +36,15 @@ Share = Annotated[float, Field(gt=0, le=1)]
 class ForestParams(ModelParams):
     """Section `forest`: scikit-learn's names and meanings, but for `trees` and `smoothing`.
 
-    `max_features` and `max_samples` are shares; both orders of a pair count as rows. `smoothing` is
-    how many rows the class shares of the whole sample weigh in a leaf.
+    `max_features` and `max_samples` are shares; both orders of a pair count as rows, and a tree
+    grows on `max_rows` of them at most. `smoothing` is how many rows the class shares of the whole
+    sample weigh in a leaf.
     """
 
     trees: Annotated[int, Field(ge=1)]
     max_features: Share
     max_samples: Share
+    max_rows: Annotated[int, Field(ge=1)]
     min_samples_leaf: Annotated[int, Field(ge=1)]
     smoothing: Annotated[float, Field(gt=0)]
     word2vec: SourceParams
@@ -100,7 +102,7 @@ def fit(sample: Sample, params: ForestParams, seed: int) -> Forest:
     grown = RandomForestRegressor(
         params.trees,
         max_features=params.max_features,
-        max_samples=params.max_samples,
+        max_samples=min(params.max_samples, params.max_rows / len(targets)),
         min_samples_leaf=params.min_samples_leaf,
         random_state=seed,
         n_jobs=1,

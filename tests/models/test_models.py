@@ -10,6 +10,7 @@ import pytest
 from scipy.special import softmax
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
+from sklearn.svm import LinearSVC
 
 from stages.base.blocks import write_blocks
 from stages.base.errors import InputError
@@ -31,8 +32,8 @@ PARAMS = {
     "logreg": {"C": 0.1, "tfidf": ODD},
     "svm": {"C": 0.1, "calibration_folds": 3, "count_ratios": False, "tfidf": ODD, "embed": TWO},
     "forest": {
-        "trees": 25, "max_features": 0.5, "max_samples": 0.7, "min_samples_leaf": 4,
-        "smoothing": 0.5, "word2vec": ALL,
+        "trees": 25, "max_features": 0.5, "max_samples": 0.7, "max_rows": 1000,
+        "min_samples_leaf": 4, "smoothing": 0.5, "word2vec": ALL,
     },
     "xgb": {
         "rounds": 6, "learning_rate": 0.3, "max_depth": 2, "min_child_weight": 1.0,
@@ -210,6 +211,17 @@ def test_logistic_regression_is_that_of_scikit_learn_on_both_orders(sample, C):
     )
 
 
+@pytest.mark.parametrize("C", [0.01, 1.0])
+def test_machines_of_a_pair_are_those_of_scikit_learn_on_both_orders(sample, C):
+    weighted = replace(sample, weight=np.linspace(0.5, 2, len(sample.y)))
+    coef, intercept = svm._machines(weighted, make_params("svm", C=C), 0)
+    both = weighted.both_orders()
+    X = both.X.astype(np.float64)
+    oracle = LinearSVC(C=C, dual=False, tol=1e-10, max_iter=10_000).fit(X, both.y, both.weight)
+    np.testing.assert_allclose(coef, oracle.coef_, atol=1e-4)
+    np.testing.assert_allclose(intercept, oracle.intercept_, atol=1e-4)
+
+
 def test_soft_targets_equal_repeated_hard_rows_for_logistic_regression(task):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(20, 3)).astype(np.float32)
@@ -248,14 +260,15 @@ def test_svm_calibrates_on_margins_of_rows_that_its_machine_did_not_see(sample, 
     monkeypatch.setattr(svm, "_machines", machine)
     monkeypatch.setattr(svm, "_margins", margins)
     svm.fit(sample, make_params("svm"), 0)
-    sample = sample.both_orders()
     groups = set(sample.group.tolist())
     *inner, kept = machines
     assert kept == groups
     held = [groups - part for part in inner]
     assert set.union(*held) == groups
     assert seen == [
-        (number, np.isin(sample.group, list(own)).sum()) for number, own in enumerate(held, 1)
+        (number, np.isin(sample.group, list(own)).sum())
+        for number, own in enumerate(held, 1)
+        for _ in ("as it stands", "exchanged")
     ]
 
 
@@ -299,6 +312,12 @@ def test_forest_is_that_of_scikit_learn_with_gini_on_both_orders(sample):
     )  # fmt: skip
     oracle.fit(both.X, both.y, both.weight)
     np.testing.assert_allclose(model.predict(both.X), oracle.predict_proba(both.X), atol=1e-6)
+
+
+def test_no_tree_grows_on_more_than_max_rows(sample):
+    few = forest.fit(sample, make_params("forest", max_rows=20, min_samples_leaf=1), 0)
+    many = forest.fit(sample, make_params("forest", min_samples_leaf=1), 0)
+    assert len(few.leaves) <= 20 * len(few.roots) < len(many.leaves)
 
 
 def test_smoothing_of_a_forest_draws_its_leaves_to_the_class_shares(sample):

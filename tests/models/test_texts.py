@@ -26,7 +26,8 @@ PARAMS = {
         "C": 0.1, "calibration_folds": 3, "count_ratios": False, "tfidf": TEXT, "embed": SCALED,
     },
     "forest": {
-        "trees": 25, "max_features": 0.5, "max_samples": 0.7, "min_samples_leaf": 4,
+        "trees": 25, "max_features": 0.5, "max_samples": 0.7, "max_rows": 1000,
+        "min_samples_leaf": 4,
         "smoothing": 0.5, "word2vec": TEXT,
     },
     "xgb": {
