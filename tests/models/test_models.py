@@ -315,9 +315,9 @@ def test_forest_is_that_of_scikit_learn_with_gini_on_both_orders(sample):
 
 
 def test_no_tree_grows_on_more_than_max_rows(sample):
-    few = forest.fit(sample, make_params("forest", max_rows=20, min_samples_leaf=1), 0)
+    few = forest.fit(sample, make_params("forest", max_rows=10, min_samples_leaf=1), 0)
     many = forest.fit(sample, make_params("forest", min_samples_leaf=1), 0)
-    assert len(few.leaves) <= 20 * len(few.roots) < len(many.leaves)
+    assert len(few.leaves) <= 10 * len(few.roots) < len(many.leaves)
 
 
 def test_smoothing_of_a_forest_draws_its_leaves_to_the_class_shares(sample):
