@@ -113,7 +113,9 @@ def rejects_of(output: Path) -> Path:
     return output.with_suffix(".rejects.csv")
 
 
-def main(source: Path, output: Path, /, *, dataset: str, root: Path = Path()) -> None:
+def main(
+    source: Path, output: Path, /, *, dataset: str, root: Path = Path(), cascade: bool = False
+) -> None:
     """Predict new rows.
 
     Args:
@@ -121,12 +123,13 @@ def main(source: Path, output: Path, /, *, dataset: str, root: Path = Path()) ->
         output: Where the predictions go.
         dataset: Whose pipeline: its name in params/.
         root: The repository, with params/, data/, models/ and metrics/.
+        cascade: Let the cheap model of the section `cascade` answer the rows that it is sure of.
     """
     reader = read_params(IngestParams, dataset, "ingest", root / FOLDER).reader
     faults = path_faults(source, output) + reader.faults(source, labelled=False)
     if faults:
         raise InputError.listing(f"{source}: nothing was predicted", faults)
-    pipeline = Pipeline.load(dataset, root)
+    pipeline = Pipeline.load(dataset, root, cascade=cascade)
     log.info("predict: %s with %s", source, ", ".join(pipeline.members))
     records = tqdm(
         reader.read(source, labelled=False), desc=source.name, unit=" rows", disable=None
