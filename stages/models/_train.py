@@ -1,7 +1,8 @@
 """The stage that all models share: from feature sets and folds to models and predictions."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,7 +13,7 @@ from stages.base.predictions import prediction_table
 from stages.base.tables import PREDICTION, SWAPPED, write_table
 from stages.base.tasks import read_task
 from stages.base.tracking import Mirror
-from stages.models._crossfit import CrossFit, Model, crossfit
+from stages.models._crossfit import CrossFit, Model, Recipe, crossfits
 from stages.models._sample import Sample
 from stages.models._search import ModelParams, search
 
@@ -59,21 +60,17 @@ def train(
     }
     best: list[tuple[float, M, CrossFit]] = []
 
-    def evaluate(candidate: M) -> float:
-        fitted = crossfit(
-            task,
-            stored,
-            features,
-            candidate.sources(),
-            lambda sample, seed: fit(sample, candidate, seed),
-            balance=candidate.balance,
-            seed=candidate.seed,
-            at_once=at_once,
-        )
-        loss = fitted.log_loss(stored)
-        if not best or loss < best[0][0]:
-            best[:] = [(loss, candidate, fitted)]
-        return loss
+    def evaluate(tried: Sequence[M]) -> Iterator[float]:
+        recipes = [
+            Recipe(each.sources(), partial(_fit, fit, each), each.balance, each.seed)
+            for each in tried
+        ]
+        fits = crossfits(task, stored, features, recipes, at_once=at_once)
+        for each, fitted in zip(tried, fits, strict=True):
+            loss = fitted.log_loss(stored)
+            if not best or loss < best[0][0]:
+                best[:] = [(loss, each, fitted)]
+            yield loss
 
     table = search(params, evaluate)
     loss, chosen, fitted = best[0]
@@ -96,3 +93,7 @@ def train(
         len(fitted.fits),
         loss,
     )
+
+
+def _fit(fit: Callable[[Sample, M, int], Model], params: M, sample: Sample, seed: int) -> Model:
+    return fit(sample, params, seed)
