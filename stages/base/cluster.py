@@ -11,6 +11,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,17 +55,13 @@ def stream(
         InputError: The cluster cannot be used.
     """
     ray = connect()
-    cores = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-    cores = [n for n in cores if n]
-    if not cores:
-        raise InputError(f"{ADDRESS}: got a cluster without CPUs; expected at least one")
-    share = max(1, min(cores) // at_once) if at_once else 1
+    share = max(1, min(cores()) // at_once) if at_once else 1
     task = ray.remote(num_cpus=share, max_retries=RETRIES, scheduling_strategy="SPREAD")(_call)
     shared = ray.put(function)
     waiting: deque[tuple[int, Any]] = deque()
     for number, item in enumerate(items):
         waiting.append((number, task.remote(shared, item)))
-        if len(waiting) >= AHEAD * sum(cores):
+        if len(waiting) >= AHEAD * sum(cores()):
             yield _take(*waiting.popleft())
     while waiting:
         yield _take(*waiting.popleft())
@@ -83,13 +80,38 @@ def _call(function: Callable[[T], R], item: T) -> tuple[int, R]:
 def _take(number: int, reference: Any) -> Any:
     import ray
 
-    try:
+    with plain_errors():
         attempt, found = ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from error
     if attempt:
         log.warning("cluster: task %d ran again, since its worker died (%d)", number, attempt)
     return found
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Raise what went wrong in a worker as it was raised there, without Ray's wrapping."""
+    from ray.exceptions import RayTaskError, UserCodeException
+
+    try:
+        yield
+    except (RayTaskError, UserCodeException) as error:
+        cause: BaseException | None = error
+        while isinstance(cause, RayTaskError | UserCodeException):
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        raise cause or error from error
+
+
+def cores() -> list[int]:
+    """The number of CPUs of each node that has some.
+
+    Raises:
+        InputError: None has.
+    """
+    nodes = connect().nodes()
+    found = [int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]]
+    if not any(found):
+        raise InputError(f"{ADDRESS}: got a cluster without CPUs; expected at least one")
+    return [n for n in found if n]
 
 
 def connect() -> Any:
