@@ -22,6 +22,7 @@ from ruamel.yaml import YAML
 
 from stages.base import cluster
 from stages.base.errors import InputError
+from tests.trained import BACKBONE
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,10 +59,10 @@ class Cluster:
             assert time.monotonic() < until, path.read_text()
             time.sleep(0.1)
 
-    def workers(self) -> list[psutil.Process]:
-        """The processes that run tasks, those that are at it now."""
+    def working(self, name: str) -> list[psutil.Process]:
+        """The processes of workers that are at a task or actor of this name."""
         found = [child for node in self.nodes for child in node.children(recursive=True)]
-        return [each for each in found if "ray::_call" in name_of(each)]
+        return [each for each in found if f"ray::{name}" in name_of(each)]
 
     def stop(self) -> list[str]:
         """End all; the commands of processes that would not go."""
@@ -190,8 +191,7 @@ def test_work_of_a_killed_worker_is_done_again_and_that_is_logged(nodes, tmp_pat
         while len(list(tmp_path.iterdir())) < 4:
             time.sleep(0.01)
             assert process.poll() is None, process.stdout.read()
-        first, *_ = nodes.workers()
-        first.kill()
+        nodes.working("_call")[0].kill()
         output, _ = process.communicate(timeout=60)
     assert str([(n * n, 1, "1", 1, [n]) for n in range(12)]) in output
     assert "ran again, since its worker died" in output
@@ -205,6 +205,24 @@ def test_error_in_a_worker_is_raised_as_it_is(nodes, trained, tmp_path):
     code += "try: parallel.run(f, [1])\nexcept InputError as error: print(type(error), error)"
     output = run(["-c", code], tmp_path, nodes.address)
     assert "<class 'stages.base.errors.InputError'> x.csv: got 1\n" in output
+
+
+def test_fine_tuning_gives_what_torchrun_gives_though_a_process_is_killed(nodes, trained, tmp_path):
+    alone, there = (
+        Path(shutil.copytree(trained("demo"), tmp_path / name)) for name in ("alone", "there")
+    )
+    words = [word.replace("${item.backbone}", BACKBONE) for word in command("finetune")]
+    cpu = {"ACCELERATE_USE_CPU": "true", "VERDICT_WORKERS": "2"}  # of torchrun's two processes
+    with start(words, alone, "", VERDICT_LAUNCH="--nproc_per_node 2", **cpu) as process:
+        assert process.wait(300) == 0, process.stdout.read()
+    with start(words, there, nodes.address, **cpu) as process:
+        while not list(there.glob("scratch/finetune/demo-*/*")):
+            time.sleep(0.01)
+            assert process.poll() is None, process.stdout.read()
+        nodes.working("RayTrainWorker")[0].kill()
+        output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert [name for name in different(alone, there) if not name.startswith(COST)] == []
 
 
 def long_rows(n, seed):

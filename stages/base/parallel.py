@@ -14,6 +14,8 @@ from threadpoolctl import threadpool_limits
 from stages.base import cluster
 from stages.base.errors import InputError
 
+WORKERS = "VERDICT_WORKERS"
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -24,11 +26,11 @@ def workers() -> int:
     Raises:
         InputError: VERDICT_WORKERS is no positive whole number.
     """
-    given = os.environ.get("VERDICT_WORKERS")
+    given = os.environ.get(WORKERS)
     if given is None:
         return int(cpu_count())
     if not given.isdecimal() or int(given) < 1:
-        raise InputError(f"VERDICT_WORKERS: got {given!r}; expected a whole number from 1")
+        raise InputError(f"{WORKERS}: got {given!r}; expected a whole number from 1")
     return int(given)
 
 
