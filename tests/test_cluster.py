@@ -225,6 +225,57 @@ def test_fine_tuning_gives_what_torchrun_gives_though_a_process_is_killed(nodes,
     assert [name for name in different(alone, there) if not name.startswith(COST)] == []
 
 
+BOOST = """
+import hashlib, sys
+import numpy as np
+from pathlib import Path
+from stages.base.params import read_params
+from stages.base.tasks import Preference
+from stages.models import lgbm, xgb
+from stages.models._sample import Sample
+from stages.models._stopping import StoppingParams
+
+X = np.random.default_rng(0).normal(size=(600, 4)).astype(np.float32)
+y = np.where(X[:, 0] > 0.5, 0, np.where(X[:, 0] < -0.5, 1, 2))
+ones = np.ones(len(y))
+sample = Sample(Preference(), X, 4, y, ones, ones, np.arange(len(y)))
+task, y = sample.task, sample.both_orders().y
+for module, kind, stopping, name in (
+    (xgb, xgb.XgbParams, None, "xgb"),
+    (xgb, xgb.XgbParams, None, "xgb"),
+    (lgbm, lgbm.LgbmParams, StoppingParams(patience=2, holdout_parts=3), "lgbm"),
+):
+    params = read_params(kind, "demo", name).model_copy(
+        update={"workers": int(sys.argv[1]), "rounds": 8, "stopping": stopping,
+                "learning_rate": 0.5, "min_child_weight": 1.0, "min_data_in_leaf": 3,
+                "extra_trees": False}
+    )
+    model = module.fit(sample, params, 0)
+    found = model.predict(sample.both_orders().X)
+    assert (found.argmax(axis=1) == y).mean() > 0.9
+    model.save(Path(name))
+    file = next(Path().glob(f"{name}.*"))
+    print("digest", name, hashlib.sha256(file.read_bytes()).hexdigest())
+"""
+
+
+def test_boosters_share_the_rows_of_a_fit_and_give_the_same_bytes_again(nodes, trained, tmp_path):
+    shutil.copytree(trained("demo") / "params", tmp_path / "params")
+    found = {}
+    for workers, address in (("1", ""), ("2", nodes.address)):
+        output = run(["-c", BOOST, workers], tmp_path, address)
+        found[workers] = [line for line in output.splitlines() if line.startswith("digest")]
+    assert [len(lines) for lines in found.values()] == [3, 3]
+    assert found["2"][0] == found["2"][1] != found["1"][0]
+    assert found["2"][2] != found["1"][2]
+
+
+def test_more_workers_than_one_need_a_cluster(trained, tmp_path):
+    shutil.copytree(trained("demo") / "params", tmp_path / "params")
+    output = run(["-c", BOOST, "2"], tmp_path, "", status=1)
+    assert "workers: got 2; expected 1, or a cluster (RAY_ADDRESS" in output
+
+
 def long_rows(n, seed):
     """Rows of some 30 kB, that are quickly read: most of it is zero-width spaces."""
     text = f"hello {seed} there" + "\u200b" * 3_400

@@ -8,6 +8,7 @@ is stopped for lack of memory) runs again elsewhere. Each task has one thread.
 
 import logging
 import os
+import shutil
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -84,6 +85,40 @@ def _take(number: int, reference: Any) -> Any:
         attempt, found = ray.get(reference)
     if attempt:
         log.warning("cluster: task %d ran again, since its worker died (%d)", number, attempt)
+    return found
+
+
+def fit(trainer: Any, work: Callable[[], R], storage: Path, **scaling: Any) -> R:
+    """Run `work` in a group of processes; what the first returns.
+
+    If one dies, all start anew.
+
+    Args:
+        trainer: A trainer class of Ray Train.
+        work: What each process does.
+        storage: A folder for Ray Train's own files, seen by all nodes.
+        scaling: As Ray Train's `ScalingConfig`.
+
+    Raises:
+        InputError: The cluster cannot be used, or what `work` raised in a process.
+    """
+    connect()
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+
+    own = storage.resolve() / "ray"
+    shutil.rmtree(own, ignore_errors=True)  # of a killed run
+    settings = RunConfig(
+        name=own.name,
+        storage_path=str(own.parent),
+        failure_config=FailureConfig(max_failures=RETRIES),
+    )
+    try:
+        result = trainer(work, scaling_config=ScalingConfig(**scaling), run_config=settings).fit()
+    except WorkerGroupError as error:
+        raise next(iter(error.worker_failures.values()), error) from error
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+    found: R = result.return_value
     return found
 
 

@@ -7,7 +7,6 @@ start anew from the last checkpoint.
 
 import logging
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,6 @@ def train(function: Callable[..., None], options: Mapping[str, Any], storage: Pa
         InputError: The cluster cannot be used, or what `function` raised in a process.
     """
     ray = cluster.connect()
-    from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
     from ray.train.torch import TorchTrainer
 
     cores, gpus = cluster.cores(), int(ray.cluster_resources().get("GPU", 0))
@@ -49,21 +47,12 @@ def train(function: Callable[..., None], options: Mapping[str, Any], storage: Pa
         log.setLevel(logging.INFO)
         function(**options)
 
-    scaling = ScalingConfig(
+    cluster.fit(
+        TorchTrainer,
+        work,
+        storage,
         num_workers=n,
         use_gpu=gpus > 0,
         resources_per_worker={"CPU": cpus, "GPU": 1} if gpus else {"CPU": cpus},
         placement_strategy="SPREAD",
     )
-    own = storage.resolve() / "ray"
-    shutil.rmtree(own, ignore_errors=True)  # of a killed run
-    settings = RunConfig(
-        name=own.name,
-        storage_path=str(own.parent),
-        failure_config=FailureConfig(max_failures=cluster.RETRIES),
-    )
-    try:
-        TorchTrainer(work, scaling_config=scaling, run_config=settings).fit()
-    except WorkerGroupError as error:
-        raise next(iter(error.worker_failures.values()), error) from error
-    shutil.rmtree(own, ignore_errors=True)

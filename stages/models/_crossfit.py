@@ -121,8 +121,12 @@ def crossfits(
     recipes: Iterable[Recipe],
     *,
     at_once: int | None = None,
+    spread: bool = False,
 ) -> Iterator[CrossFit]:
-    """Cross-fit the recipes, in their order, all their folds side by side."""
+    """Cross-fit the recipes, in their order, all their folds side by side.
+
+    One after the other where each fit is `spread` over the cluster itself.
+    """
 
     def one(job: tuple[Recipe, int]) -> FoldFit:
         recipe, fold = job
@@ -148,7 +152,7 @@ def crossfits(
         return FoldFit(encoder, model, rows, probabilities, swapped, seconds)
 
     jobs = ((recipe, fold) for recipe in recipes for fold in folds.numbers)
-    found = parallel.stream(one, jobs, at_once=at_once)
+    found = map(one, jobs) if spread else parallel.stream(one, jobs, at_once=at_once)
     while fits := dict(zip(folds.numbers, islice(found, len(folds.numbers)), strict=False)):
         yield CrossFit(
             task,

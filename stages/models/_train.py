@@ -35,6 +35,7 @@ def train(
     trials: Path,
     cost: Path,
     at_once: int | None = None,
+    spread: bool = False,
 ) -> None:
     """Cross-fit the model with the given params, or with the best that a search finds.
 
@@ -50,6 +51,7 @@ def train(
         trials: Out: a CSV with a row for each trial of the search.
         cost: Out: what it cost, JSON.
         at_once: At most so many folds at the same time; None for as many as there are cores.
+        spread: Each fit is spread over the cluster itself.
     """
     clock, mirror = Cost(), Mirror(model.name, dataset, [labels, folds])
     task = read_task(labels)
@@ -65,7 +67,7 @@ def train(
             Recipe(each.sources(), partial(_fit, fit, each), each.balance, each.seed)
             for each in tried
         ]
-        fits = crossfits(task, stored, features, recipes, at_once=at_once)
+        fits = crossfits(task, stored, features, recipes, at_once=at_once, spread=spread)
         for each, fitted in zip(tried, fits, strict=True):
             loss = fitted.log_loss(stored)
             if not best or loss < best[0][0]:
