@@ -20,7 +20,7 @@ from stages.finetune._predict import Data, probabilities
 from stages.finetune._predict import predict as predict_scores
 from stages.finetune.finetune import use_cores
 from stages.models._crossfit import FoldModels, Load
-from stages.models._design import SourceParams
+from stages.models._crossfit import stored_params as classical_params
 from stages.models._linear import Linear
 from stages.models._search import ModelParams
 from stages.models.forest import Forest, ForestParams
@@ -105,12 +105,11 @@ def load_member(folder: Path, task: Task) -> Member:
     return Transformer.load(folder, task)
 
 
-def sets_of(names: Iterable[str]) -> set[str]:
-    """The feature sets that these members take."""
-    kinds = [CLASSICAL[name][0] for name in names if name in CLASSICAL]
+def sets_of(folders: Iterable[Path]) -> set[str]:
+    """The feature sets that the members stored in these folders take; none of what is missing."""
     return {
         name
-        for kind in kinds
-        for name, field in kind.model_fields.items()
-        if field.annotation is SourceParams
+        for folder in folders
+        if folder.name in CLASSICAL and folder.is_dir()
+        for name in classical_params(folder, CLASSICAL[folder.name][0]).sources()
     }

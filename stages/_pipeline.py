@@ -26,6 +26,7 @@ from stages.ensemble import load as load_blend
 from stages.features import style, tfidf
 from stages.features.tfidf import Latent, TfidfParams, Vocabulary
 from stages.features.word2vec import Vectors
+from stages.finetune.embed import Embedder, EmbedParams
 from stages.readers.rows import Row
 from stages.submit import LABEL, LabelParams, SubmitParams, labels_of, read_thresholds
 
@@ -35,6 +36,7 @@ STATE = {
     "lsa": ("tfidf/names.json", "lsa/svd.state.npz"),
     "word2vec": ("word2vec/vectors.state.npz",),
     "style": (),
+    "embed": (),
 }  # what of data/<dataset>/ makes a feature set of new rows
 
 
@@ -48,10 +50,17 @@ class Features:
     vocabulary: Vocabulary | None
     latent: Latent | None
     vectors: Vectors | None
+    embedder: Embedder | None
 
     @classmethod
     def load(
-        cls, data: Path, task: Task, clean: CleanParams, ngrams: TfidfParams, needed: set[str]
+        cls,
+        data: Path,
+        task: Task,
+        clean: CleanParams,
+        ngrams: TfidfParams,
+        embed: EmbedParams,
+        needed: set[str],
     ) -> "Features":
         """Read from the folder `data` what the `needed` feature sets take."""
         make_normalizer(clean)  # missing NLTK data shall show here, not in a worker
@@ -62,6 +71,7 @@ class Features:
             Vocabulary.load(data / "tfidf") if needed & {"tfidf", "lsa"} else None,
             Latent.load(data / "lsa") if "lsa" in needed else None,
             Vectors.load(data / "word2vec") if "word2vec" in needed else None,
+            Embedder.load(embed) if "embed" in needed else None,
         )
 
     def __call__(self, texts: pd.DataFrame) -> Sets:
@@ -77,6 +87,8 @@ class Features:
             sets["lsa"] = self.task.relate(self.latent.apply(sets["tfidf"]))
         if self.vectors:
             sets["word2vec"] = self.task.relate(self.vectors.apply(cleaned))
+        if self.embedder:
+            sets["embed"] = self.task.relate(self.embedder(texts))
         return sets
 
 
@@ -139,20 +151,21 @@ class Pipeline:
         """
         clean = read_params(CleanParams, dataset, "clean", root / FOLDER)
         ngrams = read_params(TfidfParams, dataset, "tfidf", root / FOLDER)
+        embed = read_params(EmbedParams, dataset, "embed", root / FOLDER)
         submit = read_params(SubmitParams, dataset, "submit", root / FOLDER)
         require_files(dataset, root)
-        require_built(dataset, root, {"clean": clean, "tfidf": ngrams})
+        require_built(dataset, root, {"clean": clean, "tfidf": ngrams, "embed": embed})
         places = Places(dataset)
         task = read_task(root / places.labels)
         names, blend = load_blend(root / places.weights, task)
         labels = None
         if submit.labels is not None:
             labels = Labels(submit.labels, read_thresholds(root / places.thresholds, task))
-        needed = sets_of(names)
+        needed = sets_of(root / places.models / name for name in names)
         folder = root / places.data
         return cls(
             task,
-            Features.load(folder, task, clean, ngrams, needed) if needed else None,
+            Features.load(folder, task, clean, ngrams, embed, needed) if needed else None,
             {name: load_member(root / places.models / name, task) for name in names},
             blend,
             labels,
@@ -208,7 +221,8 @@ def files(dataset: str, root: Path) -> list[Path]:
     if all((root / path).exists() for path in found):
         names, _ = load_blend(root / places.weights, read_task(root / places.labels))
         found += [places.models / name for name in names]
-        state = {path for name in sets_of(names) for path in STATE[name]}
+        needed = sets_of(root / places.models / name for name in names)
+        state = {path for name in needed for path in STATE[name]}
         found += [places.data / path for path in sorted(state)]
     return found
 

@@ -10,7 +10,7 @@ The one stage that imports others: it fits what they fit. No models in the param
 
     python -m stages.learning_curve --dataset demo --labels data/demo/labels.json \
         --folds data/demo/folds.parquet --tfidf data/demo/tfidf --lsa data/demo/lsa \
-        --word2vec data/demo/word2vec --style data/demo/style.parquet \
+        --word2vec data/demo/word2vec --style data/demo/style.parquet --embed data/demo/embed \
         --curve metrics/learning_curves/demo.csv
 """
 
@@ -33,7 +33,6 @@ from stages._metrics import (
     nested_thresholds,
     probability_metrics,
 )
-from stages.base.blocks import read_blocks, read_columns
 from stages.base.cli import run
 from stages.base.folds import Folds, Indices, read_folds
 from stages.base.params import Params, read_params
@@ -44,6 +43,7 @@ from stages.models._crossfit import CrossFit, Fit, Model, crossfit
 from stages.models._design import FeatureSets
 from stages.models._sample import Sample
 from stages.models._search import ModelParams
+from stages.models._train import read_sets
 from stages.models.forest import ForestParams
 from stages.models.forest import fit as fit_forest
 from stages.models.lgbm import LgbmParams
@@ -175,7 +175,7 @@ def learning_curve(
 
 def main(
     *, dataset: str, labels: Path, folds: Path, tfidf: Path, lsa: Path, word2vec: Path,
-    style: Path, curve: Path,
+    style: Path, embed: Path, curve: Path,
 ) -> None:  # fmt: skip
     """Write the learning curves of the chosen models."""
     params = read_params(LearningCurveParams, dataset, "learning_curve")
@@ -190,13 +190,9 @@ def main(
     mirror = Mirror("learning_curve", dataset, [labels, folds])
     task = read_task(labels)
     stored = train_part(read_folds(folds, task))
-    paths = {"tfidf": tfidf, "lsa": lsa, "word2vec": word2vec, "style": style}
+    paths = {"tfidf": tfidf, "lsa": lsa, "word2vec": word2vec, "style": style, "embed": embed}
     needed = {name for model in candidates.values() for name in model.params.sources()}
-    sets = {
-        name: (read_blocks if path.is_dir() else read_columns)(path, stored.ids)
-        for name, path in paths.items()
-        if name in needed
-    }
+    sets = read_sets(paths, needed, stored.ids)
     table = learning_curve(task, stored, sets, candidates, params)
     write_table(table, curve)
     mirror.finish(params=params.model_dump(mode="json"), metrics={}, tables={"curve": curve})

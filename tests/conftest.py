@@ -68,6 +68,7 @@ def sets(quality):
         "tfidf": {key: Block(counts(value, rng), names) for key, value in texts.items()},
         "style": {key: Block(value, ("length", "x", "y", "z")) for key, value in dense.items()},
         "word2vec": Preference().relate(dense),
+        "embed": Preference().relate(dense),
         "lsa": Preference().relate({key: value[:, 1:] for key, value in dense.items()}),
     }
 

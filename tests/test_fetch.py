@@ -1,12 +1,18 @@
-"""The tool that fetches public sets, against stubs of the hub's and Kaggle's clients."""
+"""The tool that fetches public sets: the hub's client on a server here, Kaggle's as a stub."""
 
 import csv
 import dataclasses
+import functools
 import hashlib
 import json
+import os
+import re
+import subprocess
 import sys
+import threading
 import types
 import zipfile
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pandas as pd
@@ -150,25 +156,65 @@ def test_files_may_lie_in_one_folder(downloads, tmp_path):
     assert table("data/raw/goemotions/train.tsv") == [['a "x"', "0", "a1"], ["a\ty", "0,1", "a2"]]
 
 
-def test_hub_is_asked_for_the_pinned_revision(downloads, monkeypatch, caplog):
-    hub = pytest.importorskip("huggingface_hub")
-    folder, asked = downloads("dbpedia14"), []
+@pytest.fixture
+def hub(tmp_path):
+    """Serves a folder as the Hugging Face hub serves a dataset; what was asked for."""
+    asked = []
 
-    def stub(repo_id, filename, *, repo_type, revision, local_dir):
-        asked.append((repo_id, filename, repo_type, revision))
-        target = local_dir / filename
-        target.parent.mkdir(exist_ok=True)
-        target.write_bytes((folder / filename).read_bytes())
+    class Handler(SimpleHTTPRequestHandler):
+        def send_head(self):
+            asks = re.fullmatch("/datasets/.+/resolve/([0-9a-f]{40})/(.+)", self.path)
+            if asks is None:  # the client asks for more than files
+                return self.send_error(404)
+            asked.append(self.path)
+            self.revision, file = asks.groups()
+            self.path = f"/{file}"
+            return super().send_head()
 
-    monkeypatch.setattr(hub, "hf_hub_download", stub)
-    caplog.set_level("INFO")
-    fetch.main("dbpedia14")
+        def end_headers(self):
+            file = Path(self.translate_path(self.path))
+            if file.is_file():
+                digest = hashlib.sha256(file.read_bytes()).hexdigest()
+                self.send_header("ETag", f'"{digest}"')
+                self.send_header("X-Repo-Commit", self.revision)
+            super().end_headers()
+
+        def log_message(self, *_args):
+            pass
+
+    server = ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Handler, directory=str(tmp_path / "downloads"))
+    )
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_own_client_of_the_hub_fetches_the_pinned_revision(downloads, hub, tmp_path):
+    downloads("dbpedia14")
+    address, asked = hub
     source = fetch.SOURCES["dbpedia14"]
-    assert asked == [
-        ("fancyzhx/dbpedia_14", name, "dataset", source.revision) for name in source.files
-    ]
-    assert "licence: CC BY-SA 3.0" in caplog.text
+    program = (
+        "import dataclasses, json, sys; from stages import fetch; from stages.base.cli import run\n"
+        "source = fetch.SOURCES['dbpedia14']\n"
+        "source = dataclasses.replace(source, files=json.loads(sys.argv.pop()))\n"
+        "fetch.SOURCES['dbpedia14'] = source; run(fetch.main)"
+    )  # the files here are not the published ones: their checksums are put in place of those
+    done = subprocess.run(
+        [sys.executable, "-c", program, "dbpedia14", json.dumps(source.files)],
+        env=os.environ
+        | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    expected = [f"/datasets/{source.name}/resolve/{source.revision}/{n}" for n in source.files]
+    assert list(dict.fromkeys(asked)) == expected
+    assert "licence: CC BY-SA 3.0" in done.stderr
     assert sorted(path.name for path in Path("data/raw").iterdir()) == ["dbpedia14"]
+    assert table("data/raw/dbpedia14/train.csv")[1] == ["tr000000", "1", "t", "train one"]
 
 
 def test_kaggle_is_asked_by_its_own_client(downloads, monkeypatch):

@@ -84,7 +84,7 @@ def test_row_of_several_labels_counts_as_its_rarest(folds_of_texts):
 def test_table_has_a_row_for_each_model_and_fraction(task, folds, sets):
     source = SourceParams(parts=("difference",), scale="none", weight=1.0)
     prior = lc.Candidate.of(
-        PriorParams(balance="none", seed=0, search=None, style=source), fit_prior
+        PriorParams(balance="none", seed=0, search=None, embed=None, style=source), fit_prior
     )
     params = lc.LearningCurveParams(models=("svm", "logreg"), fractions=(1.0, 0.3), seed=0)
     rows = folds.train(None)

@@ -13,7 +13,7 @@ from stages import _pipeline
 from stages._pipeline import Pipeline
 from stages.base.errors import InputError
 from stages.base.tables import write_json
-from tests.trained import BACKBONE, MEMBERS
+from tests.trained import BACKBONE, EMBEDDED, MEMBERS
 
 ROOT = Path(__file__).resolve().parents[1]
 DATASETS = ("demo", "goemotions")
@@ -51,7 +51,7 @@ def test_every_member_predicts_test_rows_as_its_stage_did(trained, dataset, tmp_
     assert set(found) == set(MEMBERS)
     for name, values in found.items():
         expected = stored(folder, dataset, name, rows["id"])
-        limit = 1e-5 if name == BACKBONE else 1e-6
+        limit = 1e-5 if name in (BACKBONE, *EMBEDDED) else 1e-6
         np.testing.assert_allclose(values, expected, rtol=0, atol=limit, err_msg=name)
 
 
@@ -143,3 +143,12 @@ def test_files_are_outs_of_the_pipeline(trained, tmp_path):
     covered = {path for path in found if any(Path(path).is_relative_to(out) for out in outs)}
     assert found - covered == {"params/goemotions.yaml"}
     assert {"data/goemotions/tfidf", "models/goemotions/svm"} <= above
+
+
+def test_embeddings_are_made_only_for_members_that_take_them(trained, tmp_path):
+    root = evenly(trained("demo"), "demo", tmp_path)
+    assert Pipeline.load("demo", root).features.embedder
+    path = root / "metrics" / "weights" / "demo.json"
+    weights = json.loads(path.read_text("utf-8")) | dict.fromkeys(MEMBERS, 0.0)
+    write_json(weights | {"logreg": 0.5, "lgbm": 0.5}, path)
+    assert Pipeline.load("demo", root).features.embedder is None

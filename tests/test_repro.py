@@ -226,6 +226,17 @@ def test_forced_repro_on_one_worker_gives_the_same_bytes(
     assert project.digests() == finished.digests()
 
 
+def test_stages_built_side_by_side_give_the_same_bytes(
+    source: Project, finished: Project, tmp_path: Path
+) -> None:
+    project = source.copy_to(tmp_path)
+    status, output = project.run(sys.executable, "-m", "stages.build", "--jobs", "2")
+    assert status == 0, output
+    assert len(ran(output)) == len(set(ran(output))) > 15
+    assert project.digests() == finished.digests()
+    assert project.repro() == []
+
+
 def test_change_of_the_svm_reruns_its_followers_only(project: Project) -> None:
     with (project.folder / "stages/models/svm.py").open("a", encoding="utf-8") as file:
         file.write("# the same model, other bytes in its module\n")

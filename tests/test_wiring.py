@@ -20,6 +20,7 @@ from stages.base.params import Params
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = {
+    "stages.build",
     "stages.compare",
     "stages.fetch",
     "stages.predict",
@@ -27,7 +28,7 @@ TOOLS = {
     "stages.sweep",
     "stages.wordnet",
 }  # run by hand, no part of the pipeline
-HEAVY = {"gensim", "lightgbm", "mlflow", "nltk", "optuna", "sklearn", "torch", "xgboost"}
+HEAVY = {"gensim", "lightgbm", "mlflow", "nltk", "numba", "optuna", "sklearn", "torch", "xgboost"}
 DATASET, BACKBONE = "${item.dataset}", "${item.backbone}"
 
 

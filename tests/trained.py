@@ -19,8 +19,9 @@ ROOT = Path(__file__).resolve().parents[1]
 BACKBONE = "bert"
 MODELS = ("logreg", "svm", "forest", "xgb", "lgbm", "mlp")
 MEMBERS = (*MODELS, BACKBONE)
+EMBEDDED = ("svm", "xgb", "mlp")  # models that take sentence embeddings
 STAGES = (
-    "ingest", "split", "augment", "clean", "tfidf", "word2vec", "style", *MODELS, "tokens",
+    "ingest", "split", "augment", "clean", "tfidf", "word2vec", "style", "embed", *MODELS, "tokens",
     "finetune", "ensemble", "score",
 )  # fmt: skip
 SMALL = {
@@ -59,7 +60,12 @@ def train(folder: Path, dataset: str, backbone: Path) -> None:
     params = YAML(typ="safe").load(ROOT / "params" / f"{dataset}.yaml")
     for key, value in (SMALL | ({} if dataset == "demo" else TEXTS)).items():
         replace(params, key, value)
-    params["finetune"] = {BACKBONE: tiny_backbone(params["finetune"]["minilm"], backbone)}
+    tuned = tiny_backbone(params["finetune"]["minilm"], backbone)
+    params["finetune"] = {BACKBONE: tuned}
+    params["embed"] |= {"backbone": tuned["backbone"], "max_tokens": 64, "precision": "fp32"}
+    parts = ["difference", "prompt"] if dataset == "demo" else ["text"]
+    for model in EMBEDDED:
+        params[model]["embed"] = {"parts": parts, "scale": "standard", "weight": 0.5}
     if dataset == "demo":
         params["demo"] |= {"train_rows": 60, "test_rows": 14}
     write_params(folder, dataset, **params)

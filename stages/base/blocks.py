@@ -10,7 +10,9 @@ from scipy import sparse
 
 from stages.base.errors import InputError
 from stages.base.tables import ID, atomic, by_id, read_json, read_table, write_json, write_table
-from stages.base.tasks import Block
+from stages.base.tasks import Block, Matrix
+
+CSR = ("data", "indices", "indptr")  # the arrays of a sparse matrix
 
 
 def write_blocks(
@@ -21,7 +23,8 @@ def write_blocks(
 ) -> None:
     """Write `blocks`, and the fitted `state` that makes them (one .npz a name), as a folder.
 
-    Dense matrices become .npy (they can be memory-mapped), sparse ones .npz.
+    Dense matrices become one .npy, sparse ones one for each of their three arrays: files that
+    `read_blocks` maps into memory.
     """
     with atomic(folder) as temporary:
         temporary.mkdir()
@@ -30,16 +33,19 @@ def write_blocks(
             {key: list(block.names) for key, block in blocks.items()}, temporary / "names.json"
         )
         for key, block in blocks.items():
+            parts = {key: block.X}
             if sparse.issparse(block.X):
-                sparse.save_npz(temporary / f"{key}.npz", block.X, compressed=False)
-            else:
-                np.save(temporary / f"{key}.npy", block.X, allow_pickle=False)
+                parts = {f"{key}.{part}": getattr(block.X, part) for part in CSR}
+            for name, array in parts.items():
+                np.save(temporary / f"{name}.npy", array, allow_pickle=False)
         for name, arrays in (state or {}).items():
             np.savez(temporary / f"{name}.state.npz", allow_pickle=False, **arrays)
 
 
 def read_blocks(folder: Path, ids: pd.Series) -> dict[str, Block]:
     """Read what `write_blocks` wrote, rows in the order of `ids`.
+
+    The matrices stay on disk, memory-mapped, where their rows stand in that order already.
 
     Raises:
         InputError: The folder is incomplete or lacks an id.
@@ -51,14 +57,18 @@ def read_blocks(folder: Path, ids: pd.Series) -> dict[str, Block]:
     aligned = np.array_equal(rows, np.arange(len(stored)))
     blocks = {}
     for key, names in read_json(folder / "names.json").items():
-        path = folder / f"{key}.npz"
-        X = (
-            sparse.load_npz(path)
-            if path.exists()
-            else np.load(folder / f"{key}.npy", mmap_mode="r")
-        )
+        X = _read_matrix(folder, key, (len(stored), len(names)))
         blocks[key] = Block(X if aligned else X[rows], tuple(names))
     return blocks
+
+
+def _read_matrix(folder: Path, key: str, shape: tuple[int, int]) -> Matrix:
+    def array(name: str) -> Matrix:
+        return np.load(folder / f"{name}.npy", mmap_mode="r")
+
+    if (folder / f"{key}.npy").exists():
+        return array(key)
+    return sparse.csr_matrix(tuple(array(f"{key}.{part}") for part in CSR), shape=shape)
 
 
 def read_state(folder: Path, name: str) -> dict[str, np.ndarray]:

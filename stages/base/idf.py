@@ -3,24 +3,28 @@
 from collections.abc import Iterable
 
 import numpy as np
+import numpy.typing as npt
 from scipy import sparse
 
+from stages.base.compiled import compiled
 from stages.base.tasks import Block, Floats
 
-ROWS = 4096  # weighed at a time: bounds the memory
+Indices = npt.NDArray[np.intp]
 WORD = "word "  # prefix of the names of word n-grams; character n-grams have another
 
 
-def fit_idf(frequencies: Iterable[sparse.csr_matrix]) -> Floats:
+def fit_idf(frequencies: Iterable[sparse.csr_matrix], rows: Indices | None = None) -> Floats:
     """Idf `(n_terms,)` of the texts in all `frequencies`: ln((1 + n) / (1 + df)) + 1.
 
-    The smoothed form of scikit-learn.
+    The smoothed form of scikit-learn. Only `rows` count, where they are given.
     """
     n = 0
     df: Floats = np.zeros(0)
     for matrix in frequencies:
-        n += matrix.shape[0]
-        df = np.bincount(matrix.indices, minlength=matrix.shape[1]) + (df if df.size else 0)
+        taken = np.arange(matrix.shape[0]) if rows is None else rows
+        n += len(taken)
+        df = df if df.size else np.zeros(matrix.shape[1])
+        compiled(_add_frequencies)(matrix.indptr, matrix.indices, taken, df)
     return (np.log((1 + n) / (1 + df)) + 1).astype(np.float32)
 
 
@@ -31,11 +35,24 @@ def weigh(block: Block, idf: Floats) -> sparse.csr_matrix:
     """
     X, data = block.X, np.empty_like(block.X.data, np.float32)
     is_word = np.array([name.startswith(WORD) for name in block.names])
-    for first in range(0, X.shape[0], ROWS):
-        starts = X.indptr[first : first + ROWS + 1]
-        here = slice(starts[0], starts[-1])
-        values = X.data[here] * idf[X.indices[here]]
-        part = 2 * np.repeat(np.arange(len(starts) - 1), np.diff(starts)) + is_word[X.indices[here]]
-        length = np.sqrt(np.bincount(part, np.square(values, dtype=np.float64)))
-        data[here] = values / length[part]
+    compiled(_weigh)(X.indptr, X.indices, X.data, idf, is_word, data)
     return sparse.csr_matrix((data, X.indices, X.indptr), shape=X.shape)
+
+
+def _add_frequencies(indptr, indices, rows, df):  # type: ignore[no-untyped-def]
+    for row in rows:
+        for k in range(indptr[row], indptr[row + 1]):
+            df[indices[k]] += 1
+
+
+def _weigh(indptr, indices, data, idf, is_word, weighed):  # type: ignore[no-untyped-def]
+    square = np.empty(2)  # of the characters, of the words
+    for row in range(len(indptr) - 1):
+        square[:] = 0
+        for k in range(indptr[row], indptr[row + 1]):
+            value = data[k] * idf[indices[k]]
+            weighed[k] = value
+            square[int(is_word[indices[k]])] += np.float64(value) * value
+        length = np.sqrt(square)
+        for k in range(indptr[row], indptr[row + 1]):
+            weighed[k] /= length[int(is_word[indices[k]])]

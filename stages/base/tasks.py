@@ -52,8 +52,11 @@ class Design:
     def join(self, other: "Design") -> "Design":
         """Both designs side by side, odd columns first again."""
         left, right = self.n_odd, other.n_odd
+        blocks = [self.X, other.X]
+        if right and left < self.X.shape[1]:
+            blocks = [self.X[:, :left], other.X[:, :right], self.X[:, left:], other.X[:, right:]]
         return Design(
-            X=hstack([self.X[:, :left], other.X[:, :right], self.X[:, left:], other.X[:, right:]]),
+            X=hstack(blocks),
             names=(
                 *self.names[:left], *other.names[:right],
                 *self.names[left:], *other.names[right:],
@@ -347,12 +350,15 @@ def hstack(blocks: list[Matrix]) -> Matrix:
     if len(blocks) == 1:
         return blocks[0]
     if any(sparse.issparse(block) for block in blocks):
-        return sparse.hstack(blocks, format="csr")
+        # With a dense block among them, hstack would go through triplets: twice the memory
+        return sparse.hstack([sparse.csr_matrix(block) for block in blocks], format="csr")
     return np.hstack(blocks)
 
 
 def vstack(blocks: list[Matrix]) -> Matrix:
     """Matrices one upon the other; sparse (CSR) if any of them is."""
+    if len(blocks) == 1:
+        return blocks[0]
     if any(sparse.issparse(block) for block in blocks):
         return sparse.vstack(blocks, format="csr")
     return np.vstack(blocks)

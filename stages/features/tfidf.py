@@ -6,9 +6,7 @@ truncated SVD of the tf-idf matrix (`lsa/`: latent semantic analysis, Deerwester
 models that want few dense columns.
 
 Vocabulary and SVD are fitted without labels on the train part. The idf weights of the linear models
-are fitted later, inside the fold. Counting is exact and works on integers: a word n-gram is one
-64-bit key made of its word numbers, and since character n-grams stay inside words, their counts are
-(texts x words) @ (words x n-grams): each distinct word is cut once.
+are fitted later, inside the fold. Texts are split once; counting is exact and works on integers.
 
     python -m stages.features.tfidf --dataset demo --labels data/demo/labels.json \
         --clean data/demo/clean.parquet --folds data/demo/augmented/folds.parquet \
@@ -16,10 +14,8 @@ are fitted later, inside the fold. Counting is exact and works on integers: a wo
 """
 
 import logging
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,17 +28,16 @@ from scipy import sparse
 from stages.base.blocks import read_state, write_blocks
 from stages.base.cli import run
 from stages.base.errors import InputError
-from stages.base.folds import TRAIN
+from stages.base.folds import TRAIN, Indices
 from stages.base.idf import WORD, fit_idf, weigh
 from stages.base.params import Params, read_params
 from stages.base.tables import ID, PART, by_id, read_json, read_table
 from stages.base.tasks import Block, Floats, read_task
+from stages.features._ngrams import Pieces, Terms, Tokens, texts_with, word_ngrams
 
 log = logging.getLogger("verdict")
 
 CHARACTERS = "char "  # prefix of the names of character n-grams
-BATCH = 4096  # texts counted at a time: bounds the memory, changes no result
-Ints = npt.NDArray[np.int64]
 
 
 class NgramParams(Params):
@@ -107,136 +102,43 @@ class Vocabulary:
         return cls(words, [name.removeprefix(CHARACTERS) for name in names[len(words) :]])
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """Texts as numbers of `words`: text i is `numbers[starts[i] : starts[i + 1]]`."""
-
-    words: list[str]
-    numbers: Ints
-    starts: Ints
-
-    @classmethod
-    def of(cls, texts: Iterable[str]) -> "Tokens":
-        """Number the words of `texts` (split at white space) in order of first appearance."""
-        index: defaultdict[str, int] = defaultdict()
-        index.default_factory = index.__len__
-        rows = [np.fromiter(map(index.__getitem__, text.split()), np.int64) for text in texts]
-        starts = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
-        return cls(list(index), np.concatenate([*rows, np.empty(0, np.int64)]), starts)
-
-    def __len__(self) -> int:
-        return len(self.starts) - 1
-
-    def ngrams(self, size: int) -> tuple[Ints, Ints]:
-        """(text, key) of each word n-gram: word numbers are digits in base `len(words)`."""
-        n = max(len(self.numbers) - size + 1, 0)
-        text = np.repeat(np.arange(len(self)), np.diff(self.starts))
-        key = np.zeros(n, np.int64)
-        for step in range(size):
-            key = key * len(self.words) + self.numbers[step : step + n]
-        inside = (
-            text[:n] == text[len(text) - n :]
-        )  # an n-gram does not reach over the end of its text
-        return text[:n][inside], key[inside]
-
-    def term(self, key: int, size: int) -> str:
-        """The words behind an n-gram's key, separated by a space."""
-        digits = []
-        for _ in range(size):
-            key, digit = divmod(key, len(self.words))
-            digits.append(self.words[digit])
-        return " ".join(reversed(digits))
-
-    def counts(self) -> sparse.csr_matrix:
-        """How often each text has each word: `(n_texts, n_words)`."""
-        ones = np.ones(len(self.numbers), np.float32)
-        counts = sparse.csr_matrix(
-            (ones, self.numbers, self.starts), shape=(len(self), len(self.words))
-        )
-        counts.sum_duplicates()
-        return counts
-
-
-def count_words(tokens: Tokens, terms: Sequence[str]) -> sparse.csr_matrix:
-    """How often each text has each word n-gram of `terms`: `(n_texts, n_terms)`."""
-    number = {word: i for i, word in enumerate(tokens.words)}
-    texts, columns = [], []
-    for size, members in _by_size(terms).items():
-        found: dict[int, int] = {}
-        for column in members:
-            digits = [number[word] for word in terms[column].split(" ") if word in number]
-            if len(digits) == size:
-                found[reduce(lambda key, digit: key * len(number) + digit, digits, 0)] = column
-        if found:
-            keys = np.fromiter(sorted(found), np.int64)
-            text, key = tokens.ngrams(size)
-            place = np.minimum(np.searchsorted(keys, key), len(keys) - 1)
-            hit = keys[place] == key
-            texts.append(text[hit])
-            columns.append(np.fromiter((found[key] for key in keys.tolist()), np.int64)[place[hit]])
-    rows = np.concatenate([*texts, np.empty(0, np.int64)])
-    data = np.ones(len(rows), np.float32)
-    shape = (len(tokens), len(terms))
-    return sparse.csr_matrix(
-        (data, (rows, np.concatenate([*columns, np.empty(0, np.int64)]))), shape=shape
-    )
-
-
-def count_characters(
-    tokens: Tokens, terms: Sequence[str], params: NgramParams
-) -> sparse.csr_matrix:
-    """How often each text has each character n-gram of `terms`: `(n_texts, n_terms)`."""
-    cut = _cutter(params, dict(zip(terms, range(len(terms)), strict=True))).transform(tokens.words)
-    return (tokens.counts() @ cut.astype(np.float32)).tocsr()
-
-
-def fit_words(tokens: Tokens, params: NgramParams) -> list[str]:
-    """The word n-grams of the vocabulary, sorted."""
-    found: list[str] = []
-    frequency: list[int] = []
-    for size in range(params.shortest, params.longest + 1):
-        text, key = tokens.ngrams(size)
-        keys, column, total = np.unique(key, return_inverse=True, return_counts=True)
-        n_texts = np.bincount(
-            np.unique(text * len(keys) + column) % max(len(keys), 1), minlength=len(keys)
-        )
-        kept = n_texts >= params.min_df
-        found += [tokens.term(key, size) for key in keys[kept].tolist()]
-        frequency += total[kept].tolist()
-    return _most_frequent(found, np.array(frequency), params.max_features)
-
-
-def fit_characters(tokens: Tokens, params: NgramParams) -> list[str]:
-    """The character n-grams of the vocabulary, sorted."""
-    if not tokens.words:
-        return []
-    cutter = _cutter(params)
-    cut = cutter.fit_transform(tokens.words).astype(np.float32)
-    counts = tokens.counts()
-    n_texts = np.zeros(cut.shape[1], np.int64)
-    for start in range(0, len(tokens), BATCH):
-        product = counts[start : start + BATCH] @ cut
-        n_texts += np.bincount(product.indices, minlength=cut.shape[1])
-    total = cut.T @ np.asarray(counts.sum(axis=0)).ravel().astype(np.float64)
-    kept = n_texts >= params.min_df
-    return _most_frequent(
-        cutter.get_feature_names_out()[kept].tolist(), total[kept], params.max_features
-    )
-
-
 def fit(texts: Iterable[str], params: TfidfParams) -> Vocabulary:
     """The vocabulary of `texts`.
 
     Raises:
         InputError: There are too many words to number n-grams, or no n-gram is frequent enough.
     """
-    tokens = Tokens.of(texts)
-    if len(tokens.words) ** params.words.longest >= 2**63:
+    tokens = Tokens.of(text.split() for text in texts)
+    return fit_tokens(tokens, cut(tokens, params), params)
+
+
+def cut(tokens: Tokens, params: TfidfParams) -> Pieces:
+    """The character n-grams of the words of `tokens`."""
+    return Pieces.of(tokens.words, params.characters.shortest, params.characters.longest)
+
+
+def fit_tokens(tokens: Tokens, pieces: Pieces, params: TfidfParams) -> Vocabulary:
+    """As `fit`, of texts that are tokens already."""
+    sizes = range(params.words.shortest, params.words.longest + 1)
+    if (len(tokens.words) + 1) ** sizes[-1] >= 2**63:
         raise InputError(
             f"tfidf.words.longest: too many distinct words ({len(tokens.words)}), "
             f"got {params.words.longest}; expected less"
         )
-    found = Vocabulary(fit_words(tokens, params.words), fit_characters(tokens, params.characters))
+    keys, total = word_ngrams(tokens, sizes, params.words.min_df)
+    places = most_frequent(total, params.words.max_features)
+    words = {
+        tokens.term(key): n for key, n in zip(keys[places].tolist(), total[places], strict=True)
+    }
+    kept = np.flatnonzero(texts_with(tokens, pieces) >= params.characters.min_df)
+    n_words = np.bincount(tokens.numbers, minlength=len(tokens.words))
+    total = (pieces.counts.T @ n_words.astype(np.float64))[kept]
+    places = most_frequent(total, params.characters.max_features)
+    characters = {pieces.grams[kept[place]]: total[place] for place in places}
+    found = Vocabulary(
+        _first(words, params.words.max_features),
+        _first(characters, params.characters.max_features),
+    )
     for name, terms in (("words", found.words), ("characters", found.characters)):
         if not terms:
             min_df = getattr(params, name).min_df
@@ -244,20 +146,30 @@ def fit(texts: Iterable[str], params: TfidfParams) -> Vocabulary:
     return found
 
 
+def most_frequent(total: npt.NDArray[Any], limit: int) -> npt.NDArray[np.intp]:
+    """Places of the `limit` largest, and of what ties with the last of them."""
+    if len(total) <= limit:
+        return np.arange(len(total))
+    return np.flatnonzero(total >= np.partition(total, -limit)[-limit])
+
+
+def _first(total: Mapping[str, float], limit: int) -> list[str]:
+    """The `limit` terms with the largest totals, ties by name; sorted by name."""
+    return sorted(sorted(total, key=lambda term: (-total[term], term))[:limit])
+
+
 def transform(
     texts: Iterable[str], vocabulary: Vocabulary, params: TfidfParams
 ) -> sparse.csr_matrix:
     """Sublinear term frequencies 1 + log(count), `(n_texts, n_terms)`, float32; no idf yet."""
-    tokens = Tokens.of(texts)
-    counts = sparse.hstack(
-        [
-            count_words(tokens, vocabulary.words),
-            count_characters(tokens, vocabulary.characters, params.characters),
-        ],
-        format="csr",
-        dtype=np.float32,
-    )
-    counts.sort_indices()
+    tokens = Tokens.of(text.split() for text in texts)
+    terms = Terms.of(tokens, cut(tokens, params), vocabulary.words, vocabulary.characters)
+    return frequencies(tokens, terms)
+
+
+def frequencies(tokens: Tokens, terms: Terms) -> sparse.csr_matrix:
+    """As `transform`, of texts that are tokens already."""
+    counts = terms.count(tokens)
     counts.data = 1 + np.log(counts.data)
     return counts
 
@@ -290,46 +202,25 @@ class Latent:
         return cls(**read_state(lsa, "svd"))
 
 
-def fit_latent(blocks: Sequence[Block], params: TfidfParams) -> Latent:
-    """Idf of the texts in `blocks`, and the SVD's components."""
+def fit_latent(blocks: Sequence[Block], params: TfidfParams, rows: Indices | None = None) -> Latent:
+    """Idf of the texts in `blocks` (in their `rows`, where given), and the SVD's components."""
     from sklearn.decomposition import TruncatedSVD
 
-    idf = fit_idf(block.X for block in blocks)
-    n_texts = sum(block.X.shape[0] for block in blocks)
-    share = min(1.0, params.lsa_texts / max(n_texts, 1))
+    idf = fit_idf((block.X for block in blocks), rows)
+    texts = [np.arange(block.X.shape[0]) if rows is None else rows for block in blocks]
+    share = min(1.0, params.lsa_texts / max(sum(map(len, texts)), 1))
     rng = np.random.default_rng(params.seed)
-    drawn = [rng.random(block.X.shape[0]) < share for block in blocks]
+    drawn = [own[rng.random(len(own)) < share] for own in texts]
     sample = sparse.vstack(
         [
-            weigh(Block(block.X[rows], block.names), idf)
-            for block, rows in zip(blocks, drawn, strict=True)
+            weigh(Block(block.X[own], block.names), idf)
+            for block, own in zip(blocks, drawn, strict=True)
         ],
         format="csr",
     )
     components = min(params.lsa_components, *sample.shape)
     svd = TruncatedSVD(components, random_state=params.seed).fit(sample)
     return Latent(idf, svd.components_.astype(np.float32))
-
-
-def _cutter(params: NgramParams, vocabulary: dict[str, int] | None = None) -> Any:
-    from sklearn.feature_extraction.text import CountVectorizer
-
-    sizes = (params.shortest, params.longest)
-    return CountVectorizer(
-        analyzer="char_wb", ngram_range=sizes, lowercase=False, vocabulary=vocabulary
-    )
-
-
-def _by_size(terms: Sequence[str]) -> dict[int, list[int]]:
-    sizes: dict[int, list[int]] = {}
-    for column, term in enumerate(terms):
-        sizes.setdefault(term.count(" ") + 1, []).append(column)
-    return sizes
-
-
-def _most_frequent(terms: list[str], frequency: npt.NDArray[Any], limit: int) -> list[str]:
-    order = sorted(range(len(terms)), key=lambda i: (-frequency[i], terms[i]))
-    return sorted(terms[i] for i in order[:limit])
 
 
 def main(*, dataset: str, labels: Path, clean: Path, folds: Path, tfidf: Path, lsa: Path) -> None:
@@ -339,13 +230,19 @@ def main(*, dataset: str, labels: Path, clean: Path, folds: Path, tfidf: Path, l
     parts = read_table(folds, [ID, PART])
     texts = by_id(read_table(clean, [ID, *task.text_columns]), parts[ID], clean)
     is_train = (parts[PART] == TRAIN).to_numpy()
-    vocabulary = fit(
-        (text for column in task.text_columns for text in texts.loc[is_train, column]), params
-    )
-    blocks = apply(texts[list(task.text_columns)], vocabulary, params)
-    latent = fit_latent(
-        [Block(block.X[is_train], block.names) for block in blocks.values()], params
-    )
+    columns, n = task.text_columns, len(texts)
+    tokens = Tokens.of(text.split() for column in columns for text in texts[column])
+    pieces = cut(tokens, params)
+    of_train = tokens.take(np.flatnonzero(np.tile(is_train, len(columns))))
+    vocabulary = fit_tokens(of_train, pieces, params)
+    terms = Terms.of(tokens, pieces, vocabulary.words, vocabulary.characters)
+    blocks = {
+        column: Block(
+            frequencies(tokens.between(place * n, (place + 1) * n), terms), vocabulary.names
+        )
+        for place, column in enumerate(columns)
+    }
+    latent = fit_latent(list(blocks.values()), params, np.flatnonzero(is_train))
     write_blocks(tfidf, parts[ID], blocks)
     write_blocks(lsa, parts[ID], task.relate(latent.apply(blocks)), {"svd": vars(latent)})
     log.info(

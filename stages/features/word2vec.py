@@ -29,6 +29,7 @@ from stages.base.idf import fit_idf
 from stages.base.params import Params, read_params
 from stages.base.tables import ID, PART, by_id, read_table
 from stages.base.tasks import Floats, read_task
+from stages.features._ngrams import Tokens
 
 log = logging.getLogger("verdict")
 
@@ -38,7 +39,10 @@ LONGEST_SENTENCE = (
 
 
 class Word2vecParams(Params):
-    """Section `word2vec`: gensim's parameters of the same names; `skip_gram` false is CBOW."""
+    """Section `word2vec`: gensim's parameters of the same names; `skip_gram` false is CBOW.
+
+    The vectors are trained on about `max_texts` texts, drawn with `seed`.
+    """
 
     dimensions: Annotated[int, Field(ge=1)]
     window: Annotated[int, Field(ge=1)]
@@ -46,6 +50,7 @@ class Word2vecParams(Params):
     epochs: Annotated[int, Field(ge=1)]
     negative: Annotated[int, Field(ge=1)]
     skip_gram: bool
+    max_texts: Annotated[int, Field(ge=1)]
     seed: Annotated[int, Field(ge=0)]
 
 
@@ -70,6 +75,9 @@ def fit(texts: Sequence[str], params: Word2vecParams) -> tuple[list[str], Floats
     """
     from gensim.models import Word2Vec
 
+    share = min(1.0, params.max_texts / max(len(texts), 1))
+    drawn = np.random.default_rng(params.seed).random(len(texts)) < share
+    sentences = Sentences([texts[i] for i in np.flatnonzero(drawn).tolist()])
     model = Word2Vec(
         vector_size=params.dimensions,
         window=params.window,
@@ -79,27 +87,24 @@ def fit(texts: Sequence[str], params: Word2vecParams) -> tuple[list[str], Floats
         seed=params.seed,
         workers=1,
     )
-    model.build_vocab(Sentences(texts))
+    model.build_vocab(sentences)
     if not len(model.wv):
         raise InputError(
             f"word2vec.min_count: no word is that frequent, got {params.min_count}; expected less"
         )
-    model.train(Sentences(texts), total_examples=model.corpus_count, epochs=params.epochs)
+    model.train(sentences, total_examples=model.corpus_count, epochs=params.epochs)
     return list(model.wv.index_to_key), model.wv.vectors.astype(np.float32)
 
 
 def count(texts: Sequence[str], words: Sequence[str]) -> sparse.csr_matrix:
     """How often each text has each word, `(n_texts, n_words)`; unknown words are left out."""
     index = {word: i for i, word in enumerate(words)}
-    rows = [
-        np.array([index[word] for word in text.split() if word in index], np.int64)
-        for text in texts
-    ]
-    starts = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
-    columns = np.concatenate([*rows, np.empty(0, np.int64)])
-    counts = sparse.csr_matrix(
-        (np.ones(len(columns), np.float32), columns, starts), shape=(len(rows), len(words))
-    )
+    tokens = Tokens.of(text.split() for text in texts)
+    columns = np.array([index.get(word, -1) for word in tokens.words], np.int32)[tokens.numbers]
+    known = columns >= 0
+    starts = np.append(0, np.cumsum(known))[tokens.starts]
+    ones = np.ones(starts[-1], np.float32)
+    counts = sparse.csr_matrix((ones, columns[known], starts), shape=(len(tokens), len(words)))
     counts.sum_duplicates()
     return counts
 

@@ -198,6 +198,26 @@ def autocast_dtype(
     return torch.bfloat16 if precision == "bf16" else None
 
 
+def check_positions(backbone: Any, max_tokens: int, param: str) -> None:
+    """That learned positions, where the backbone has them, last for the longest sequence.
+
+    Raises:
+        InputError: They do not; it names the `param`.
+    """
+    from torch.nn import Embedding
+
+    for name, module in backbone.named_modules():
+        named = name.endswith(("position_embeddings", "wpe"))
+        if named and isinstance(module, Embedding):
+            padding = module.padding_idx  # RoBERTa's positions start behind that of padding
+            longest = module.num_embeddings - (0 if padding is None else padding + 1)
+            if max_tokens > longest:
+                raise InputError(
+                    f"{param}: got {max_tokens}; expected at most {longest}, the positions that "
+                    "the backbone has learned"
+                )
+
+
 def _cpu_has_bf16() -> bool:
     import torch
 

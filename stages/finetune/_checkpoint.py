@@ -23,7 +23,7 @@ from stages.finetune._progress import Curve, Progress
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from stages.finetune._classifier import Classifier
+    from stages.finetune._network import Classifier
 
 
 @dataclass(frozen=True)

@@ -10,23 +10,17 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
 from stages.base.errors import InputError
 from stages.base.tables import atomic, read_json, write_json
-from stages.finetune._backbones import autocast_dtype, load_backbone, quiet
-from stages.finetune._network import full_precision_sdpa, network_class
+from stages.finetune._backbones import autocast_dtype, check_positions, load_backbone, quiet
+from stages.finetune._network import Classifier, full_precision_sdpa, network_class
 from stages.finetune._params import BackboneParams, FinetuneParams, LoraParams
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
-
-# A torch module with the modules `backbone` and `head`. `classifier(input_ids, attention_mask)`
-# takes token ids `(n, length)` and a mask of that shape, 0 on the padding of either side, or None
-# where no row is padded (the fused attention kernels want none). It returns scores, float32
-# `(n, n_classes)`, and enters autocast by itself.
-Classifier: TypeAlias = Any
 
 BACKBONE, ADAPTER = "backbone", "adapter"  # folders below that of a saved classifier
 ADAPTER_WEIGHTS = "adapter_model.safetensors"  # these two by PEFT's names, for its own loader
@@ -60,7 +54,7 @@ def assemble(
     """What `build` makes, from a transformers model at hand."""
     import torch
 
-    _check_positions(backbone, params)
+    check_positions(backbone, params.encoding.max_tokens, "encoding.max_tokens")
     precision = autocast_dtype(params.precision, device)
     fused = backbone.config._attn_implementation == "sdpa"
     if fused and precision is not None and device.type == "cpu":
@@ -198,22 +192,6 @@ def stored_params(folder: Path) -> FinetuneParams:
 
 def _tunes_backbone(params: FinetuneParams) -> bool:
     return any(step.unfreeze != "head" for step in params.steps)
-
-
-def _check_positions(backbone: Any, params: FinetuneParams) -> None:
-    """That learned positions, where the backbone has them, last for the longest sequence."""
-    from torch.nn import Embedding
-
-    for name, module in backbone.named_modules():
-        named = name.endswith(("position_embeddings", "wpe"))
-        if named and isinstance(module, Embedding):
-            padding = module.padding_idx  # RoBERTa's positions start behind that of padding
-            longest = module.num_embeddings - (0 if padding is None else padding + 1)
-            if params.encoding.max_tokens > longest:
-                raise InputError(
-                    f"encoding.max_tokens: got {params.encoding.max_tokens}; expected at most "
-                    f"{longest}, the positions that {params.backbone.name} has learned"
-                )
 
 
 def _load(

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
-    from stages.finetune._classifier import Classifier
+    from stages.finetune._network import Classifier
 
 ROWS_PER_EPOCH = 20  # of the curve
 CHECK = 10  # optimiser steps after which losses are looked at: each look makes a GPU wait

@@ -6,13 +6,19 @@ The class is made on first use, since a module of this project does not import t
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
 Pooling = Literal["mean", "first", "last"]
+
+# A torch module with the modules `backbone` and `head`. `classifier(input_ids, attention_mask)`
+# takes token ids `(n, length)` and a mask of that shape, 0 on the padding of either side, or None
+# where no row is padded (the fused attention kernels want none). It returns scores, float32
+# `(n, n_classes)`, and enters autocast by itself.
+Classifier: TypeAlias = Any
 
 
 @cache
@@ -38,7 +44,7 @@ def network_class() -> Any:
             self.causal = is_causal(backbone)
 
         def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-            """Scores `(n, n_classes)` in float32; see `_classifier.Classifier`."""
+            """Scores `(n, n_classes)` in float32; see `Classifier`."""
             if attention_mask is not None:
                 input_ids, attention_mask = align_left(input_ids, attention_mask)
             with torch.autocast(

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
     from torch.nn import Parameter
 
-    from stages.finetune._classifier import Classifier
+    from stages.finetune._network import Classifier
 
 PEAK = "peak"  # key of a parameter group: its learning rate where the schedule is 1
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor
 
-    from stages.finetune._classifier import Classifier
+    from stages.finetune._network import Classifier
 
 BUCKET = 2**25  # numbers that are summed over the processes at a time
 
@@ -99,7 +99,7 @@ def predict(
     """
     import torch
 
-    distinct, where = _distinct(data.tokens, rows)
+    distinct, where = distinct_sequences(data.tokens, rows)
     lengths = data.tokens.lengths()[distinct[:, 0], distinct[:, 1]]
     scores = torch.zeros(len(distinct), len(data.task.classes), device=accelerator.device)
     batches = inference_batches(lengths, params.tokens_per_batch)
@@ -115,7 +115,7 @@ def predict(
     return by_row
 
 
-def _distinct(tokens: Tokens, rows: Indices) -> tuple[npt.NDArray[np.intp], Indices]:
+def distinct_sequences(tokens: Tokens, rows: Indices) -> tuple[npt.NDArray[np.intp], Indices]:
     """The sequences of `rows`, each content once: (row, order) pairs, longest first.
 
     And which of them each row has, `(len(rows), n_orders)`.

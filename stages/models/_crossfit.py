@@ -183,7 +183,7 @@ class FoldModels:
         Raises:
             InputError: The folder is incomplete or damaged.
         """
-        sources = kind.model_validate_json(json.dumps(read_json(folder / "params.json"))).sources()
+        sources = stored_params(folder, kind).sources()
         suffix = ".encoder.safetensors"
         encoders = sorted(folder.glob(f"*{suffix}"))
         if not encoders:
@@ -201,6 +201,11 @@ class FoldModels:
                 f"{folder}: cannot be read: {error}; expected fitted models"
             ) from error
         return cls(task, models)
+
+
+def stored_params(folder: Path, kind: type[ModelParams]) -> ModelParams:
+    """The params that `CrossFit.save` wrote."""
+    return kind.model_validate_json(json.dumps(read_json(folder / "params.json")))
 
 
 def n_rows(sets: FeatureSets) -> int:

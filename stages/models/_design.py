@@ -1,7 +1,7 @@
 """From feature sets to design matrices: what is fitted on a fold's training rows is fitted here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -12,11 +12,11 @@ from scipy import sparse
 from stages.base.folds import Indices
 from stages.base.idf import fit_idf, weigh
 from stages.base.params import Params
-from stages.base.tasks import Block, Design, Floats, Matrix, Part, Task
+from stages.base.tasks import Block, Design, Floats, Matrix, Part, Task, vstack
 
 FeatureSets = Mapping[str, Mapping[str, Block]]  # feature set -> text column -> block
 
-
+ROWS = 16_384  # encoded at a time: bounds the memory, changes no result
 LARGEST = 3.0  # standard deviations; what lies further out is pulled in (docs/log.md)
 
 
@@ -49,7 +49,7 @@ class Encoder:
         state: dict[str, Floats] = {}
         for name, source in sources.items():
             if all(sparse.issparse(block.X) for block in sets[name].values()):
-                state[f"{name}.idf"] = fit_idf(block.X[rows] for block in sets[name].values())
+                state[f"{name}.idf"] = fit_idf((block.X for block in sets[name].values()), rows)
             if source.scale == "standard":
                 design = _design(task, source, sets[name], rows, state.get(f"{name}.idf"))
                 state[f"{name}.mean"], state[f"{name}.scale"] = _moments(design)
@@ -57,6 +57,13 @@ class Encoder:
 
     def __call__(self, sets: FeatureSets, rows: Indices) -> Design:
         """The design of the rows `rows`: dense if all sets are, float32."""
+        pieces = [
+            self._piece(sets, rows[start : start + ROWS])
+            for start in range(0, max(len(rows), 1), ROWS)
+        ]
+        return replace(pieces[0], X=vstack([piece.X for piece in pieces]))
+
+    def _piece(self, sets: FeatureSets, rows: Indices) -> Design:
         designs = [
             self._one(name, source, sets[name], rows) for name, source in self.sources.items()
         ]
@@ -72,8 +79,11 @@ class Encoder:
         X = design.X
         if source.scale == "standard":
             X = _standardise(X, self.state[f"{name}.mean"], self.state[f"{name}.scale"])
+        X = X.astype(np.float32, copy=False)
+        if source.weight != 1:
+            X = X * np.float32(source.weight)
         names = tuple(f"{name} {column}" for column in design.names)
-        return Design((X * np.float32(source.weight)).astype(np.float32), names, design.n_odd)
+        return Design(X, names, design.n_odd)
 
 
 def _design(

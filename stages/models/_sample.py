@@ -51,13 +51,18 @@ class Sample:
             group=self.group[rows],
         )
 
-    def both_orders(self) -> "Sample":
-        """All rows, and behind them all rows with A and B exchanged, where the task has a swap."""
+    def both_orders(self, turned: Matrix | None = None) -> "Sample":
+        """All rows, and behind them all rows with A and B exchanged, where the task has a swap.
+
+        `turned` are the columns of the exchanged rows, where they are no design's.
+        """
         if not self.task.symmetric:
             return self
+        if turned is None:
+            turned = self.task.swap_design(self.X, self.n_odd)
         return replace(
             self,
-            X=vstack([self.X, self.task.swap_design(self.X, self.n_odd)]),
+            X=vstack([self.X, turned]),
             y=np.concatenate([self.y, self.task.swap_class_numbers(self.y)]),
             weight=np.tile(self.weight, 2),
             natural=np.tile(self.natural, 2),

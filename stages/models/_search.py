@@ -29,8 +29,9 @@ class SearchParams(Params):
 
 
 class ModelParams(Params):
-    """What all models have."""
+    """What all models have; a null `embed` takes no sentence embeddings."""
 
+    embed: SourceParams | None
     balance: Balance
     seed: Annotated[int, Field(ge=0)]
     search: SearchParams | None

@@ -1,25 +1,47 @@
 """The stage that all models share: from feature sets and folds to models and predictions."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+import pandas as pd
+
 from stages.base.blocks import read_blocks, read_columns
 from stages.base.cost import Cost
+from stages.base.errors import InputError
 from stages.base.folds import read_folds
 from stages.base.predictions import prediction_table
 from stages.base.tables import PREDICTION, SWAPPED, write_table
 from stages.base.tasks import read_task
 from stages.base.tracking import Mirror
 from stages.models._crossfit import CrossFit, Model, Recipe, crossfits
+from stages.models._design import FeatureSets
 from stages.models._sample import Sample
 from stages.models._search import ModelParams, search
 
 log = logging.getLogger("verdict")
 
 M = TypeVar("M", bound=ModelParams)
+
+
+def read_sets(paths: Mapping[str, Path], needed: Collection[str], ids: pd.Series) -> FeatureSets:
+    """The `needed` feature sets, rows in the order of `ids`.
+
+    Raises:
+        InputError: One is damaged, lacks an id, or is empty.
+    """
+    sets = {}
+    for name, path in paths.items():
+        if name in needed:
+            sets[name] = (read_blocks if path.is_dir() else read_columns)(path, ids)
+            if not sets[name]:
+                raise InputError(
+                    f"{path}: a model takes {name}, got an empty feature set; expected a "
+                    f"{name}.backbone in the params, or null as {name} of the models"
+                )
+    return sets
 
 
 def train(
@@ -45,7 +67,8 @@ def train(
         dataset: Its name.
         labels: labels.json.
         folds: folds.parquet.
-        sets: Where the feature sets are: folders of blocks, or tables with a column a feature.
+        sets: Where the feature sets are: folders of blocks, or tables with a column a feature. Only
+            those that the params name are read.
         model: Out: the folder of fitted models.
         predictions: Out: predictions of all rows, those of the train part out of fold.
         trials: Out: a CSV with a row for each trial of the search.
@@ -56,10 +79,7 @@ def train(
     clock, mirror = Cost(), Mirror(model.name, dataset, [labels, folds])
     task = read_task(labels)
     stored = read_folds(folds, task)
-    features = {
-        name: (read_blocks if path.is_dir() else read_columns)(path, stored.ids)
-        for name, path in sets.items()
-    }
+    features = read_sets(sets, params.sources().keys(), stored.ids)
     best: list[tuple[float, M, CrossFit]] = []
 
     def evaluate(tried: Sequence[M]) -> Iterator[float]:

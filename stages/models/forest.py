@@ -8,7 +8,7 @@ Cestnik 1990), and no class gets a zero. Each forest grows on one thread, the fo
 
     python -m stages.models.forest --dataset demo --labels data/demo/labels.json \
         --folds data/demo/augmented/folds.parquet --word2vec data/demo/word2vec \
-        --style data/demo/style.parquet --model models/demo/forest \
+        --style data/demo/style.parquet --embed data/demo/embed --model models/demo/forest \
         --predictions data/demo/predictions/forest.parquet --trials metrics/trials/demo/forest.csv \
         --cost metrics/cost/demo/forest.json
 """
@@ -36,13 +36,15 @@ Share = Annotated[float, Field(gt=0, le=1)]
 class ForestParams(ModelParams):
     """Section `forest`: scikit-learn's names and meanings, but for `trees` and `smoothing`.
 
-    `max_features` and `max_samples` are shares; both orders of a pair count as rows. `smoothing` is
-    how many rows the class shares of the whole sample weigh in a leaf.
+    `max_features` and `max_samples` are shares; both orders of a pair count as rows, and a tree
+    grows on `max_rows` of them at most. `smoothing` is how many rows the class shares of the whole
+    sample weigh in a leaf.
     """
 
     trees: Annotated[int, Field(ge=1)]
     max_features: Share
     max_samples: Share
+    max_rows: Annotated[int, Field(ge=1)]
     min_samples_leaf: Annotated[int, Field(ge=1)]
     smoothing: Annotated[float, Field(gt=0)]
     word2vec: SourceParams
@@ -100,7 +102,7 @@ def fit(sample: Sample, params: ForestParams, seed: int) -> Forest:
     grown = RandomForestRegressor(
         params.trees,
         max_features=params.max_features,
-        max_samples=params.max_samples,
+        max_samples=min(params.max_samples, params.max_rows / len(targets)),
         min_samples_leaf=params.min_samples_leaf,
         random_state=seed,
         n_jobs=1,
@@ -142,14 +144,14 @@ def _flatten(trees: list[Any], shares: Floats, smoothing: float) -> Forest:
 
 
 def main(
-    *, dataset: str, labels: Path, folds: Path, word2vec: Path, style: Path,
+    *, dataset: str, labels: Path, folds: Path, word2vec: Path, style: Path, embed: Path,
     model: Path, predictions: Path, trials: Path, cost: Path,
 ) -> None:  # fmt: skip
     """Cross-fit a random forest on word2vec and style."""
     params = read_params(ForestParams, dataset, "forest")
     train(
         params, fit, dataset=dataset, labels=labels, folds=folds,
-        sets={"word2vec": word2vec, "style": style},
+        sets={"word2vec": word2vec, "style": style, "embed": embed},
         model=model, predictions=predictions, trials=trials, cost=cost,
     )  # fmt: skip
 

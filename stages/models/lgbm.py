@@ -6,7 +6,7 @@ on one thread, the folds side by side.
 
     python -m stages.models.lgbm --dataset demo --labels data/demo/labels.json \
         --folds data/demo/augmented/folds.parquet --lsa data/demo/lsa \
-        --style data/demo/style.parquet --model models/demo/lgbm \
+        --style data/demo/style.parquet --embed data/demo/embed --model models/demo/lgbm \
         --predictions data/demo/predictions/lgbm.parquet --trials metrics/trials/demo/lgbm.csv \
         --cost metrics/cost/demo/lgbm.json
 """
@@ -130,14 +130,14 @@ def fit(sample: Sample, params: LgbmParams, seed: int) -> Lgbm:
 
 
 def main(
-    *, dataset: str, labels: Path, folds: Path, lsa: Path, style: Path,
+    *, dataset: str, labels: Path, folds: Path, lsa: Path, style: Path, embed: Path,
     model: Path, predictions: Path, trials: Path, cost: Path,
 ) -> None:  # fmt: skip
     """Cross-fit LightGBM on latent semantic coordinates and style."""
     params = read_params(LgbmParams, dataset, "lgbm")
     train(
         params, fit, dataset=dataset, labels=labels, folds=folds,
-        sets={"lsa": lsa, "style": style},
+        sets={"lsa": lsa, "style": style, "embed": embed},
         model=model, predictions=predictions, trials=trials, cost=cost, spread=params.workers > 1,
     )  # fmt: skip
 

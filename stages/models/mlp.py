@@ -6,7 +6,7 @@ generator of the model's own, so that folds can run side by side.
 
     python -m stages.models.mlp --dataset demo --labels data/demo/labels.json \
         --folds data/demo/augmented/folds.parquet --word2vec data/demo/word2vec \
-        --style data/demo/style.parquet --model models/demo/mlp \
+        --style data/demo/style.parquet --embed data/demo/embed --model models/demo/mlp \
         --predictions data/demo/predictions/mlp.parquet --trials metrics/trials/demo/mlp.csv \
         --cost metrics/cost/demo/mlp.json
 """
@@ -174,7 +174,7 @@ def _weighted_loss(scores: Tensor, y: Tensor, weight: Tensor) -> Tensor:
 
 
 def main(
-    *, dataset: str, labels: Path, folds: Path, word2vec: Path, style: Path,
+    *, dataset: str, labels: Path, folds: Path, word2vec: Path, style: Path, embed: Path,
     model: Path, predictions: Path, trials: Path, cost: Path,
 ) -> None:  # fmt: skip
     """Cross-fit a multilayer perceptron on word2vec and style."""
@@ -186,7 +186,7 @@ def main(
     params = read_params(MlpParams, dataset, "mlp")
     train(
         params, fit, dataset=dataset, labels=labels, folds=folds,
-        sets={"word2vec": word2vec, "style": style},
+        sets={"word2vec": word2vec, "style": style, "embed": embed},
         model=model, predictions=predictions, trials=trials, cost=cost,
     )  # fmt: skip
 

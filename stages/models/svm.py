@@ -10,7 +10,7 @@ they tell of it (NB-SVM: Wang and Manning 2012), fitted inside the fold.
 
     python -m stages.models.svm --dataset demo --labels data/demo/labels.json \
         --folds data/demo/augmented/folds.parquet --tfidf data/demo/tfidf \
-        --style data/demo/style.parquet --model models/demo/svm \
+        --style data/demo/style.parquet --embed data/demo/embed --model models/demo/svm \
         --predictions data/demo/predictions/svm.parquet --trials metrics/trials/demo/svm.csv \
         --cost metrics/cost/demo/svm.json
 """
@@ -30,6 +30,7 @@ from stages.models._design import SourceParams
 from stages.models._linear import Linear, fit_linear
 from stages.models._sample import Sample
 from stages.models._search import ModelParams
+from stages.models._symmetric import Curvature, OddEven, descend
 from stages.models._train import train
 
 TOLERANCE = 1e-2  # liblinear's own default is 0.1; 1e-4 takes three times as long for the same loss
@@ -50,15 +51,15 @@ def fit(sample: Sample, params: SvmParams, seed: int) -> Linear:
     """Fit machines and calibration: both are linear, so together they are one linear model."""
     from sklearn.linear_model import LogisticRegression
 
-    sample = sample.both_orders()
     margins = np.empty((len(sample.y), sample.n_classes))
+    turned = np.empty_like(margins)  # those of the exchanged rows
     for fitted, held in sample.splits(params.calibration_folds, seed):
-        coef, intercept = _machines(sample.take(fitted), params, seed)
-        margins[held] = _margins(sample.X[held], coef, intercept)
-    scale, shift = fit_linear(
-        replace(sample, X=margins, weight=sample.natural),
-        lambda: LogisticRegression(C=1.0, max_iter=1000),
-    )
+        machines = _machines(sample.take(fitted), params, seed)
+        X = sample.X[held]
+        margins[held] = _margins(X, *machines)
+        turned[held] = _margins(sample.task.swap_design(X, sample.n_odd), *machines)
+    seen = replace(sample, X=margins, weight=sample.natural).both_orders(turned)
+    scale, shift = fit_linear(seen, lambda: LogisticRegression(C=1.0, max_iter=1000))
     coef, intercept = _machines(sample, params, seed)
     return Linear(
         sample.task,
@@ -68,7 +69,12 @@ def fit(sample: Sample, params: SvmParams, seed: int) -> Linear:
 
 
 def _machines(sample: Sample, params: SvmParams, seed: int) -> tuple[Floats, Floats]:
-    """Coefficients `(n_classes, n_features)` and intercepts `(n_classes,)` of one-vs-rest SVMs."""
+    """Coefficients `(n_classes, n_features)` and intercepts `(n_classes,)` of one-vs-rest SVMs.
+
+    Those of a symmetric task are fitted on both orders of each row.
+    """
+    if sample.task.symmetric and not params.count_ratios:
+        return _symmetric_machines(sample, params.C)
     from sklearn.svm import LinearSVC
 
     # Dual coordinate descent: at a small C five times faster than the primal solver.
@@ -76,7 +82,55 @@ def _machines(sample: Sample, params: SvmParams, seed: int) -> tuple[Floats, Flo
         return LinearSVC(C=params.C, dual=True, tol=TOLERANCE, random_state=seed, max_iter=10_000)
 
     with LIBLINEAR:
-        return fit_linear(sample, machine, count_ratios=params.count_ratios)
+        return fit_linear(sample.both_orders(), machine, count_ratios=params.count_ratios)
+
+
+def _symmetric_machines(sample: Sample, C: float) -> tuple[Floats, Floats]:
+    """As `_machines`: the optimum of scikit-learn's LinearSVC, from half the rows.
+
+    The machine of b is that of a with the signs of the odd columns turned, and the machine of the
+    tie, which is its own exchange, has no odd columns.
+    """
+    other = sample.task.swap_class_numbers(np.arange(sample.n_classes))
+    even = sample.X[:, sample.n_odd :]
+    coef = np.zeros((sample.n_classes, sample.X.shape[1]))
+    intercept = np.zeros(sample.n_classes)
+    for number, exchanged in enumerate(other):
+        if exchanged < number:
+            coef[number, : sample.n_odd] = -coef[exchanged, : sample.n_odd]
+            coef[number, sample.n_odd :] = coef[exchanged, sample.n_odd :]
+            intercept[number] = intercept[exchanged]
+            continue
+        own = exchanged == number
+        X = OddEven(even, 0) if own else OddEven(sample.X, sample.n_odd)
+        # +1 and -1 in the order that is given, and in the other one
+        sign = np.where(sample.y == np.array([[number], [exchanged]]), 1.0, -1.0)
+        coef[number, sample.n_odd if own else 0 :], intercept[number] = _machine(
+            X, sign, sample.weight, C
+        )
+    return coef, intercept
+
+
+def _machine(X: OddEven, sign: Floats, weight: Floats, C: float) -> tuple[Floats, float]:
+    """Coefficients and intercept of one SVM with squared hinge loss (the intercept is penalised).
+
+    `sign` is `(2, n_rows)`: what both orders of a row are.
+    """
+    total = 2 * C * weight.sum()
+
+    def objective(flat: Floats) -> tuple[float, Floats]:
+        odd, even = X.dot(flat[:-1])
+        short = np.maximum(0, 1 - sign * (even + flat[-1] + np.stack([odd, -odd])))
+        straight, turned = -2 * C * weight * sign * short
+        both = straight + turned
+        slopes = np.append(X.slopes(straight - turned, both), both.sum()) + flat
+        loss = C * (weight * short**2).sum() + flat @ flat / 2
+        return float(loss) / total, slopes / total
+
+    # Both orders bend the loss by 2 C where their margins are below 1
+    ridge = np.full(X.X.shape[1] + 1, 1 / total)
+    flat = descend(objective, Curvature.of(X, 4 * C * weight / total, (1, 1), ridge))
+    return flat[:-1], float(flat[-1])
 
 
 def _margins(X: Matrix, coef: Floats, intercept: Floats) -> Floats:
@@ -84,16 +138,15 @@ def _margins(X: Matrix, coef: Floats, intercept: Floats) -> Floats:
 
 
 def main(
-    *, dataset: str, labels: Path, folds: Path, tfidf: Path, style: Path,
+    *, dataset: str, labels: Path, folds: Path, tfidf: Path, style: Path, embed: Path,
     model: Path, predictions: Path, trials: Path, cost: Path,
 ) -> None:  # fmt: skip
     """Cross-fit a calibrated linear SVM on tf-idf and style."""
     params = read_params(SvmParams, dataset, "svm")
     train(
         params, fit, dataset=dataset, labels=labels, folds=folds,
-        sets={"tfidf": tfidf, "style": style},
+        sets={"tfidf": tfidf, "style": style, "embed": embed},
         model=model, predictions=predictions, trials=trials, cost=cost,
-        at_once=1,  # liblinear copies its data twice: two folds at once take twice the memory
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ last bits.
 
     python -m stages.models.xgb --dataset demo --labels data/demo/labels.json \
         --folds data/demo/augmented/folds.parquet --word2vec data/demo/word2vec \
-        --style data/demo/style.parquet --model models/demo/xgb \
+        --style data/demo/style.parquet --embed data/demo/embed --model models/demo/xgb \
         --predictions data/demo/predictions/xgb.parquet --trials metrics/trials/demo/xgb.csv \
         --cost metrics/cost/demo/xgb.json
 """
@@ -126,14 +126,14 @@ def fit(sample: Sample, params: XgbParams, seed: int) -> Xgb:
 
 
 def main(
-    *, dataset: str, labels: Path, folds: Path, word2vec: Path, style: Path,
+    *, dataset: str, labels: Path, folds: Path, word2vec: Path, style: Path, embed: Path,
     model: Path, predictions: Path, trials: Path, cost: Path,
 ) -> None:  # fmt: skip
     """Cross-fit XGBoost on word2vec and style."""
     params = read_params(XgbParams, dataset, "xgb")
     train(
         params, fit, dataset=dataset, labels=labels, folds=folds,
-        sets={"word2vec": word2vec, "style": style},
+        sets={"word2vec": word2vec, "style": style, "embed": embed},
         model=model, predictions=predictions, trials=trials, cost=cost, spread=params.workers > 1,
     )  # fmt: skip
 

@@ -35,9 +35,20 @@ def test_same_blocks_give_the_same_bytes(tmp_path):
     for name in ("one", "two"):
         write_blocks(tmp_path / name, IDS, BLOCKS, STATE)
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert files == ["ids.parquet", "names.json", "prompt.npy", "response_a.npz", "svd.state.npz"]
+    arrays = [f"response_a.{part}.npy" for part in ("data", "indices", "indptr")]
+    assert files == ["ids.parquet", "names.json", "prompt.npy", *arrays, "svd.state.npz"]
     for file in files:
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def test_blocks_stay_on_disk_until_their_rows_are_taken(tmp_path):
+    write_blocks(tmp_path / "set", IDS, BLOCKS)
+    read = read_blocks(tmp_path / "set", IDS)
+    matrix = read["response_a"].X
+    for array in (read["prompt"].X, matrix.data, matrix.indices):
+        while not isinstance(array, np.memmap):
+            array = array.base
+        assert array.filename
 
 
 def test_state_is_stored_and_is_no_block(tmp_path):

@@ -4,12 +4,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy import sparse
-from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 
 from stages.base.errors import InputError
 from stages.base.idf import fit_idf, weigh
 from stages.base.tasks import Block
-from stages.features import tfidf
+from stages.features import _ngrams, tfidf
 
 TEXTS = [
     "the cat sat on the mat",
@@ -88,10 +88,24 @@ def test_most_frequent_terms_are_kept_ties_by_name():
     assert len(vocabulary.characters) == 3
 
 
-def test_blocks_of_texts_change_no_vocabulary(monkeypatch):
-    whole = tfidf.fit(TEXTS, make_params(min_df=2))
-    monkeypatch.setattr(tfidf, "BATCH", 3)
-    assert tfidf.fit(TEXTS, make_params(min_df=2)) == whole
+def test_batches_of_texts_change_no_count(monkeypatch):
+    params = make_params()
+    vocabulary = tfidf.fit(TEXTS, params)
+    whole = tfidf.transform(TEXTS, vocabulary, params)
+    monkeypatch.setattr(_ngrams, "BATCH", 3)
+    parts = tfidf.transform(TEXTS, vocabulary, params)
+    np.testing.assert_array_equal(parts.toarray(), whole.toarray())
+
+
+@pytest.mark.parametrize("min_df", [1, 2, 300])
+def test_hash_tables_that_are_full_grow_and_rare_ngrams_are_left_out(monkeypatch, min_df):
+    monkeypatch.setattr(_ngrams, "SLOTS", 4)
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(list("abcdefgh"), 8)) for _ in range(400)]
+    params = make_params(min_df=min_df, words=(1, 3), characters=(1, 2))
+    found = tfidf.fit(texts, params)
+    words = CountVectorizer(ngram_range=(1, 3), min_df=min_df, token_pattern=r"\S+").fit(texts)
+    assert found.words == words.get_feature_names_out().tolist()
 
 
 def test_row_does_not_depend_on_the_other_rows():

@@ -15,13 +15,20 @@ from tests.given import write_params
 
 GIVEN = {
     "dimensions": 8, "window": 3, "min_count": 1, "epochs": 2, "negative": 5, "skip_gram": False,
-    "seed": 0,
+    "max_texts": 1000,    "seed": 0,
 }  # fmt: skip
 TEXTS = ["the cat sat on the mat", "", "🦦 the dog sat", "unseen 🦦", "dog " * 5]
 
 
 def make_params(**changes):
     return word2vec.Word2vecParams(**(GIVEN | changes))
+
+
+def test_vectors_are_trained_on_max_texts_of_many_and_on_all_of_few():
+    texts = [f"the w{i}" for i in range(200)]
+    words, _ = word2vec.fit(texts, make_params(max_texts=50))
+    assert 25 < len(words) < 80
+    assert len(word2vec.fit(texts, make_params(max_texts=200))[0]) == 201
 
 
 def test_mean_vectors_equal_a_plain_loop():

@@ -10,27 +10,30 @@ import pytest
 from scipy.special import softmax
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
+from sklearn.svm import LinearSVC
 
 from stages.base.blocks import write_blocks
+from stages.base.errors import InputError
 from stages.base.tables import read_table, write_json, write_table
 from stages.base.tasks import Design, Preference
 from stages.models import forest, lgbm, logreg, mlp, svm, xgb
 from stages.models._crossfit import crossfit
 from stages.models._linear import Linear
 from stages.models._sample import make_sample
+from stages.models._train import read_sets
 from tests.given import write_params
 
 ODD = {"parts": ["difference"], "scale": "none", "weight": 1.0}
 TWO = {"parts": ["difference", "magnitude"], "scale": "standard", "weight": 0.5}
 ALL = {"parts": ["difference", "magnitude", "sum", "prompt"], "scale": "standard", "weight": 1.0}
-SHARED = {"style": ALL, "balance": "none", "seed": 3, "search": None}
+SHARED = {"style": ALL, "embed": None, "balance": "none", "seed": 3, "search": None}
 STOPPING = {"patience": 2, "holdout_parts": 3}
 PARAMS = {
     "logreg": {"C": 0.1, "tfidf": ODD},
-    "svm": {"C": 0.1, "calibration_folds": 3, "count_ratios": False, "tfidf": ODD},
+    "svm": {"C": 0.1, "calibration_folds": 3, "count_ratios": False, "tfidf": ODD, "embed": TWO},
     "forest": {
-        "trees": 25, "max_features": 0.5, "max_samples": 0.7, "min_samples_leaf": 4,
-        "smoothing": 0.5, "word2vec": ALL,
+        "trees": 25, "max_features": 0.5, "max_samples": 0.7, "max_rows": 1000,
+        "min_samples_leaf": 4, "smoothing": 0.5, "word2vec": ALL,
     },
     "xgb": {
         "rounds": 6, "learning_rate": 0.3, "max_depth": 2, "min_child_weight": 1.0,
@@ -40,11 +43,13 @@ PARAMS = {
     "lgbm": {
         "rounds": 6, "learning_rate": 0.3, "num_leaves": 4, "min_data_in_leaf": 5,
         "bagging_fraction": 0.7, "feature_fraction": 0.6, "lambda_l1": 0.0, "lambda_l2": 1.0,
-        "max_bin": 15, "extra_trees": True, "stopping": STOPPING, "workers": 1, "lsa": ALL,
+        "max_bin": 15, "extra_trees": True, "stopping": STOPPING,
+        "workers": 1, "lsa": ALL, "embed": ALL,
     },
     "mlp": {
         "hidden": [4], "dropout": 0.2, "learning_rate": 0.01, "weight_decay": 0.01,
         "batch_size": 16, "rounds": 6, "stopping": STOPPING, "word2vec": TWO, "style": TWO,
+        "embed": TWO,
     },
 }  # fmt: skip
 KINDS = {
@@ -207,6 +212,17 @@ def test_logistic_regression_is_that_of_scikit_learn_on_both_orders(sample, C):
     )
 
 
+@pytest.mark.parametrize("C", [0.01, 1.0])
+def test_machines_of_a_pair_are_those_of_scikit_learn_on_both_orders(sample, C):
+    weighted = replace(sample, weight=np.linspace(0.5, 2, len(sample.y)))
+    coef, intercept = svm._machines(weighted, make_params("svm", C=C), 0)
+    both = weighted.both_orders()
+    X = both.X.astype(np.float64)
+    oracle = LinearSVC(C=C, dual=False, tol=1e-10, max_iter=10_000).fit(X, both.y, both.weight)
+    np.testing.assert_allclose(coef, oracle.coef_, atol=1e-4)
+    np.testing.assert_allclose(intercept, oracle.intercept_, atol=1e-4)
+
+
 def test_soft_targets_equal_repeated_hard_rows_for_logistic_regression(task):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(20, 3)).astype(np.float32)
@@ -245,14 +261,15 @@ def test_svm_calibrates_on_margins_of_rows_that_its_machine_did_not_see(sample, 
     monkeypatch.setattr(svm, "_machines", machine)
     monkeypatch.setattr(svm, "_margins", margins)
     svm.fit(sample, make_params("svm"), 0)
-    sample = sample.both_orders()
     groups = set(sample.group.tolist())
     *inner, kept = machines
     assert kept == groups
     held = [groups - part for part in inner]
     assert set.union(*held) == groups
     assert seen == [
-        (number, np.isin(sample.group, list(own)).sum()) for number, own in enumerate(held, 1)
+        (number, np.isin(sample.group, list(own)).sum())
+        for number, own in enumerate(held, 1)
+        for _ in ("as it stands", "exchanged")
     ]
 
 
@@ -296,6 +313,12 @@ def test_forest_is_that_of_scikit_learn_with_gini_on_both_orders(sample):
     )  # fmt: skip
     oracle.fit(both.X, both.y, both.weight)
     np.testing.assert_allclose(model.predict(both.X), oracle.predict_proba(both.X), atol=1e-6)
+
+
+def test_no_tree_grows_on_more_than_max_rows(sample):
+    few = forest.fit(sample, make_params("forest", max_rows=20, min_samples_leaf=1), 0)
+    many = forest.fit(sample, make_params("forest", min_samples_leaf=1), 0)
+    assert len(few.leaves) <= 20 * len(few.roots) < len(many.leaves)
 
 
 def test_smoothing_of_a_forest_draws_its_leaves_to_the_class_shares(sample):
@@ -352,7 +375,7 @@ def test_stage_writes_the_best_trial_of_its_search(folds, sets, fitted, tmp_path
               "style": "style.parquet"}  # fmt: skip
     outputs = {"model": "model", "predictions": "p.parquet", "trials": "t.csv", "cost": "c.json"}
     paths = {name: tmp_path / file for name, file in (inputs | outputs).items()}
-    logreg.main(dataset="tiny", **paths)
+    logreg.main(dataset="tiny", embed=tmp_path / "not read", **paths)
 
     trials = pd.read_csv(tmp_path / "t.csv")
     assert sorted(trials["C"]) == [1e-9, 1e-6, 0.1]
@@ -368,3 +391,11 @@ def test_stage_writes_the_best_trial_of_its_search(folds, sets, fitted, tmp_path
         *("wall_seconds", "cpu_seconds", "peak_memory_mb", "fitted_size_mb", "predict_ms_per_row")
     }
     assert all(value >= 0 for value in cost.values())
+
+
+def test_empty_feature_set_is_refused_where_a_model_takes_it(folds, tmp_path):
+    write_blocks(tmp_path / "embed", folds.ids, {})
+    paths = {"embed": tmp_path / "embed", "tfidf": tmp_path / "missing"}
+    assert read_sets(paths, (), folds.ids) == {}
+    with pytest.raises(InputError, match=r"embed: a model takes embed, got an empty .* expected"):
+        read_sets(paths, ("style", "embed"), folds.ids)

@@ -21,7 +21,7 @@ def make_params(space=None, sampler="random", trials=4):
     plan = space and {"sampler": sampler, "trials": trials, "seed": 0, "space": space}
     return ToyParams.model_validate(
         {
-            "C": 1.0, "depth": 3, "balance": "none", "seed": 0, "search": plan,
+            "C": 1.0, "depth": 3, "balance": "none", "seed": 0, "search": plan, "embed": None,
             "style": SourceParams(**STYLE),
         }
     )  # fmt: skip

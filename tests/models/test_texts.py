@@ -18,19 +18,23 @@ from stages.models._sample import make_sample
 
 TEXT = {"parts": ["text"], "scale": "none", "weight": 1.0}
 SCALED = {"parts": ["text"], "scale": "standard", "weight": 0.3}
-SHARED = {"style": SCALED, "balance": "none", "seed": 3, "search": None}
+SHARED = {"style": SCALED, "embed": None, "balance": "none", "seed": 3, "search": None}
 STOPPING = {"patience": 2, "holdout_parts": 3}
 PARAMS = {
     "logreg": {"C": 1.0, "tfidf": TEXT},
-    "svm": {"C": 0.1, "calibration_folds": 3, "count_ratios": False, "tfidf": TEXT},
+    "svm": {
+        "C": 0.1, "calibration_folds": 3, "count_ratios": False, "tfidf": TEXT, "embed": SCALED,
+    },
     "forest": {
-        "trees": 25, "max_features": 0.5, "max_samples": 0.7, "min_samples_leaf": 4,
+        "trees": 25, "max_features": 0.5, "max_samples": 0.7, "max_rows": 1000,
+        "min_samples_leaf": 4,
         "smoothing": 0.5, "word2vec": TEXT,
     },
     "xgb": {
         "rounds": 20, "learning_rate": 0.3, "max_depth": 2, "min_child_weight": 1.0,
         "subsample": 0.7, "colsample_bytree": 0.6, "colsample_bynode": 0.7, "reg_lambda": 1.0,
-        "reg_alpha": 0.0, "max_bin": 16, "stopping": STOPPING, "workers": 1, "word2vec": TEXT,
+        "reg_alpha": 0.0, "max_bin": 16, "stopping": STOPPING,
+        "workers": 1, "word2vec": TEXT, "embed": TEXT,
     },
     "lgbm": {
         "rounds": 20, "learning_rate": 0.3, "num_leaves": 4, "min_data_in_leaf": 5,
@@ -73,7 +77,8 @@ def sets(hidden):
     counts = sparse.csr_matrix(rng.poisson(rates).astype(np.float32))
     counts.data = 1 + np.log(counts.data)
     dense = np.hstack([hidden, rng.normal(size=(len(hidden), 2))]).astype(np.float32)
-    blocks = {name: {"text": Block(dense, tuple("abcde"))} for name in ("style", "word2vec", "lsa")}
+    dense_sets = ("style", "word2vec", "lsa", "embed")
+    blocks = {name: {"text": Block(dense, tuple("abcde"))} for name in dense_sets}
     names = tuple(f"{'word' if i < 6 else 'char'} t{i}" for i in range(12))
     return {"tfidf": {"text": Block(counts, names)}, **blocks}
 

@@ -1,0 +1,129 @@
+"""`stages.build` on small pipelines of shell commands, against what `dvc repro` does."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from stages import build
+from stages.base.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[1]
+DIAMOND = {"one": set(), "left@x": {"one"}, "right": {"one"}, "end": {"left@x", "right"}}
+
+
+def test_targets_come_with_what_they_depend_on_and_a_name_means_all_of_its_stages():
+    assert build.select(DIAMOND, ["left"]) == {"one": set(), "left@x": {"one"}}
+    assert build.select(DIAMOND, []) == DIAMOND
+    with pytest.raises(InputError, match=r"targets: got \['leftt'\]; expected some of\n  end\n"):
+        build.select(DIAMOND, ["leftt", "end"])
+
+
+def test_chains_are_counted_to_their_longest_end():
+    needs = DIAMOND | {"far": {"right"}, "farther": {"far"}}
+    expected = {"one": 4, "right": 3, "far": 2, "farther": 1, "left@x": 2, "end": 1}
+    assert build.chain_lengths(needs) == expected
+
+
+@pytest.fixture
+def project(tmp_path):
+    """`one` feeds `left`, `right` and `bad`, of which `end` and `after` take their files."""
+    stages = {
+        "one": {"cmd": "echo 1 > one", "outs": ["one"]},
+        "left": {"cmd": "cat one > left", "deps": ["one"], "outs": ["left"]},
+        "right": {"cmd": "cat one one > right", "deps": ["one"], "outs": ["right"]},
+        "end": {"cmd": "cat left right > end", "deps": ["left", "right"], "outs": ["end"]},
+    }
+    folder = tmp_path / "project"
+    folder.mkdir()
+    write(folder, stages)
+    run(folder, "git", "init", "-q")
+    run(folder, sys.executable, "-m", "dvc", "init", "-q")
+    return folder, stages
+
+
+def write(folder, stages):
+    YAML().dump({"stages": stages}, folder / "dvc.yaml")
+
+
+def start(folder, *words):
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("DVC_")}
+    environment = kept | {
+        "PYTHONPATH": str(ROOT), "DVC_SITE_CACHE_DIR": str(folder.parent / "site"),
+    }  # fmt: skip
+    return subprocess.Popen(
+        words, cwd=folder, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def run(folder, *words):
+    with start(folder, *words) as process:
+        output, _ = process.communicate(timeout=120)
+    return process.returncode, output
+
+
+def build_all(folder, *options):
+    return run(folder, sys.executable, "-m", "stages.build", *options)
+
+
+def stages_of_lock(folder):
+    return YAML(typ="safe").load(folder / "dvc.lock")["stages"]
+
+
+@pytest.mark.slow
+def test_build_leaves_what_dvc_repro_leaves_and_runs_nothing_twice(project):
+    folder, _ = project
+    status, output = build_all(folder, "-j", "2")
+    assert (status, output.count("Running stage")) == (0, 4)
+    assert (folder / "end").read_text() == "1\n1\n1\n"
+    built = stages_of_lock(folder)
+    assert "up to date" in run(folder, sys.executable, "-m", "dvc", "repro")[1]
+    assert run(folder, sys.executable, "-m", "dvc", "repro", "--force")[0] == 0
+    assert stages_of_lock(folder) == built
+    status, output = build_all(folder)
+    assert (status, output.count("Running stage")) == (0, 0)
+    assert "4 stages, all up to date" in output
+
+
+@pytest.mark.slow
+def test_failure_stops_its_followers_and_nothing_else(project):
+    folder, stages = project
+    bad = {"cmd": "echo broken pipe organ >&2; exit 3", "deps": ["one"], "outs": ["bad"]}
+    after = {"cmd": "cat bad > after", "deps": ["bad"], "outs": ["after"]}
+    write(folder, {"bad": bad, "after": after} | stages)
+    status, output = build_all(folder)
+    assert status == 1
+    assert "broken pipe organ" in output
+    assert "2 of 6 stages were not built\n  bad\n  after\n" in output
+    assert (folder / "end").exists()
+    assert not (folder / "after").exists()
+    assert set(stages_of_lock(folder)) == set(stages)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_build_stops_all_its_processes(project, number):
+    folder, stages = project
+    sleepers = {
+        name: {"cmd": f"echo $$ > pid.{name}; sleep 600", "deps": ["one"], "outs": [name]}
+        for name in ("long", "longer")
+    }
+    write(folder, stages | sleepers)
+    with start(folder, sys.executable, "-m", "stages.build", "long", "longer") as process:
+        files = [folder / f"pid.{name}" for name in sleepers]
+        until = time.monotonic() + 60
+        while not all(file.exists() and file.read_text() for file in files):
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        pids = [int(file.read_text()) for file in files]
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    assert "error" not in build_all(folder, "end")[1].lower()  # no lock is left behind
