@@ -57,18 +57,18 @@ class Mean:
             model.save(_stem(stem, number))
 
 
-def with_seeds(fit: Callable[[Sample, M, int], Model], params: M) -> Fit:
-    """Fits one model, or as many as the params' `seeds`."""
+def fit_seeds(
+    fit: Callable[[Sample, M, int], Model], params: M, sample: Sample, seed: int
+) -> Model:
+    """Fit one model, or the mean of as many as the params' `seeds`."""
     n = _count(params)
     if n == 1:
-        return lambda sample, seed: fit(sample, params, seed)
-    return lambda sample, seed: Mean(
-        tuple(fit(sample, params, seed + STEP * number) for number in range(n))
-    )
+        return fit(sample, params, seed)
+    return Mean(tuple(fit(sample, params, seed + STEP * number) for number in range(n)))
 
 
 def load_seeds(stem: Path, task: Task, params: ModelParams, load: Load) -> Model:
-    """Read what the model of `with_seeds` wrote."""
+    """Read what the model of `fit_seeds` wrote."""
     n = _count(params)
     if n == 1:
         return load(stem, task)

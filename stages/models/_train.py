@@ -1,7 +1,8 @@
 """The stage that all models share: from feature sets and folds to models and predictions."""
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,11 +16,11 @@ from stages.base.predictions import prediction_table
 from stages.base.tables import PREDICTION, SWAPPED, write_table
 from stages.base.tasks import read_task
 from stages.base.tracking import Mirror
-from stages.models._crossfit import CrossFit, crossfit
+from stages.models._crossfit import CrossFit, Recipe, crossfits
 from stages.models._design import FeatureSets
 from stages.models._sample import Sample
 from stages.models._search import ModelParams, search
-from stages.models._seeds import Model, with_seeds
+from stages.models._seeds import Model, fit_seeds
 
 log = logging.getLogger("verdict")
 
@@ -57,6 +58,7 @@ def train(
     trials: Path,
     cost: Path,
     at_once: int | None = None,
+    spread: bool = False,
 ) -> None:
     """Cross-fit the model with the given params, or with the best that a search finds.
 
@@ -73,6 +75,7 @@ def train(
         trials: Out: a CSV with a row for each trial of the search.
         cost: Out: what it cost, JSON.
         at_once: At most so many folds at the same time; None for as many as there are cores.
+        spread: Each fit is spread over the cluster itself.
     """
     clock, mirror = Cost(), Mirror(model.name, dataset, [labels, folds])
     task = read_task(labels)
@@ -80,21 +83,17 @@ def train(
     features = read_sets(sets, params.sources().keys(), stored.ids)
     best: list[tuple[float, M, CrossFit]] = []
 
-    def evaluate(candidate: M) -> float:
-        fitted = crossfit(
-            task,
-            stored,
-            features,
-            candidate.sources(),
-            with_seeds(fit, candidate),
-            balance=candidate.balance,
-            seed=candidate.seed,
-            at_once=at_once,
-        )
-        loss = fitted.log_loss(stored)
-        if not best or loss < best[0][0]:
-            best[:] = [(loss, candidate, fitted)]
-        return loss
+    def evaluate(tried: Sequence[M]) -> Iterator[float]:
+        recipes = [
+            Recipe(each.sources(), partial(fit_seeds, fit, each), each.balance, each.seed)
+            for each in tried
+        ]
+        fits = crossfits(task, stored, features, recipes, at_once=at_once, spread=spread)
+        for each, fitted in zip(tried, fits, strict=True):
+            loss = fitted.log_loss(stored)
+            if not best or loss < best[0][0]:
+                best[:] = [(loss, each, fitted)]
+            yield loss
 
     table = search(params, evaluate)
     loss, chosen, fitted = best[0]

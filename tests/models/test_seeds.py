@@ -1,6 +1,7 @@
 """The mean over seeds, with models that only know theirs."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from stages.models._crossfit import FoldModels, crossfit
 from stages.models._design import SourceParams
 from stages.models._search import ModelParams
-from stages.models._seeds import SeededParams, with_seeds
+from stages.models._seeds import SeededParams, fit_seeds
 
 
 class Drawn:
@@ -44,7 +45,7 @@ def fit(sample, params, seed):
 
 
 def test_probabilities_are_the_mean_over_seeds_that_no_two_folds_share():
-    folds = [with_seeds(fit, make_params(4))(None, seed) for seed in range(5)]
+    folds = [fit_seeds(fit, make_params(4), None, seed) for seed in range(5)]
     seeds = [model.seed for fold in folds for model in fold.models]
     assert len(set(seeds)) == 20
     X = np.zeros((2, 1))
@@ -56,14 +57,14 @@ def test_probabilities_are_the_mean_over_seeds_that_no_two_folds_share():
     "params", [make_params(1), ModelParams(balance="none", seed=3, search=None, embed=None)]
 )
 def test_one_model_stays_as_it_is(params):
-    assert with_seeds(fit, params)(None, 3).seed == 3
+    assert fit_seeds(fit, params, None, 3).seed == 3
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_models_of_all_seeds_are_read_back(task, folds, sets, tmp_path, seeds):
     params = make_params(seeds)
     found = crossfit(
-        task, folds, sets, params.sources(), with_seeds(fit, params), balance="none", seed=3
+        task, folds, sets, params.sources(), partial(fit_seeds, fit, params), balance="none", seed=3
     )
     found.save(tmp_path / "model", params)
     read = FoldModels.load(tmp_path / "model", task, Section, Drawn.load)
