@@ -26,13 +26,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
-from tqdm import tqdm
 
 from stages._nltk import GET_WORDNET, from_nltk_data
-from stages.base import parallel
+from stages.base.batches import map_table
 from stages.base.cli import run
 from stages.base.params import Params, read_params
-from stages.base.tables import ID, read_table, write_table
 from stages.base.tasks import read_task
 
 log = logging.getLogger("verdict")
@@ -201,23 +199,6 @@ def clean_texts(texts: pd.DataFrame, params: CleanParams) -> pd.DataFrame:
     )
 
 
-def clean_rows(rows: pd.DataFrame, columns: Sequence[str], params: CleanParams) -> pd.DataFrame:
-    """`clean_texts` chunk by chunk on all cores; how rows fall into chunks changes nothing."""
-    make_normalizer(params)  # missing NLTK data shall show here, not in a worker
-    chunks = [
-        rows[list(columns)].iloc[start : start + ROWS_PER_CHUNK]
-        for start in range(0, max(len(rows), 1), ROWS_PER_CHUNK)
-    ]
-    work = partial(clean_texts, params=params)
-    bar = tqdm(chunks, desc="clean", unit="chunk", disable=None)
-    cleaned = (
-        [work(chunk) for chunk in bar]
-        if len(rows) < PARALLEL_FROM
-        else parallel.run(work, bar, processes=True)
-    )
-    return pd.concat(cleaned, ignore_index=True)
-
-
 def main(*, dataset: str, labels: Path, rows: Path, clean: Path) -> None:
     """Clean and tokenise the text columns.
 
@@ -229,14 +210,12 @@ def main(*, dataset: str, labels: Path, rows: Path, clean: Path) -> None:
     """
     params = read_params(CleanParams, dataset, "clean")
     columns = read_task(labels).text_columns
-    frame = read_table(rows, [ID, *columns])
-    log.info("clean: %d rows, %d text columns in", len(frame), len(columns))
-    cleaned = clean_rows(frame, columns, params)
-    tokens = int(
-        sum((cleaned[name].str.count(" ") + (cleaned[name] != "")).sum() for name in columns)
-    )
-    log.info("clean: %d rows, %d tokens out", len(cleaned), tokens)
-    write_table(pd.concat([frame[ID], cleaned], axis=1), clean)
+    make_normalizer(params)  # missing NLTK data shall show here, not in a worker
+    n_rows = map_table(
+        partial(clean_texts, params=params), rows, columns, clean,
+        size=ROWS_PER_CHUNK, alone=PARALLEL_FROM,
+    )  # fmt: skip
+    log.info("clean: %d rows, %d text columns", n_rows, len(columns))
 
 
 if __name__ == "__main__":

@@ -7,57 +7,65 @@ JSONL or Parquet by suffix, in the order of the input: `id`, the ensemble's prob
 row of the test part. Rows stream through, so that memory does not grow with their number; ids may
 repeat. A row that cannot be read is listed in `<out>.rejects.csv` (line, id, reason).
 
+For many files give a folder, or a quoted pattern such as `'shards/*.parquet'`, and a new folder:
+each file becomes one of the same name there. Where RAY_ADDRESS names a cluster its nodes predict;
+they must see the files and the repository at the same paths.
+
 A tool for the terminal, no stage. Exit status: 0 all rows are predicted, 1 nothing was written, 2
 some rows were rejected.
 
     python -m stages.predict --dataset arena new.csv out.csv
+    python -m stages.predict --dataset arena shards/ predicted/
 """
 
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import islice
+from functools import partial
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import TypeAlias
 
 import pandas as pd
 from tqdm import tqdm
 
-from stages._pipeline import Pipeline, as_frame
+from stages._pipeline import Pipeline
+from stages._predict_chunks import REJECTED, Predicted, predict
 from stages.base.cli import run
 from stages.base.errors import InputError
 from stages.base.params import FOLDER, read_params
 from stages.base.tables import ID, PREDICTION, atomic
 from stages.ingest import IngestParams
-from stages.readers.rows import Reject, Row
+from stages.readers.files import SUFFIXES as READABLE
 
 log = logging.getLogger("verdict")
 
-CHUNK = 2000  # rows in memory at once
 SUFFIXES = (".csv", ".jsonl", ".parquet")
-REJECTED = ["line", ID, "reason"]
 SOME_REJECTED = 2  # exit status
 
 Write: TypeAlias = Callable[[pd.DataFrame], None]
 
 
-def predict(
-    records: Iterable[Row | Reject], pipeline: Pipeline, write: Write, reject: Write
-) -> tuple[int, int]:
-    """Predict the rows chunk by chunk; how many rows and rejects there were."""
+def write(found: Iterable[Predicted], outputs: list[Path], columns: list[str]) -> tuple[int, int]:
+    """Write the predictions and the rejects of each file; how many rows and rejects there were."""
     n_rows, n_rejects = 0, 0
-    stream = iter(records)
-    while chunk := list(islice(stream, CHUNK)):
-        rows = [record for record in chunk if isinstance(record, Row)]
-        lost = [record for record in chunk if isinstance(record, Reject)]
-        if rows:
-            frame = pipeline.predict(as_frame(rows, pipeline.task))
-            frame.insert(0, ID, [row.id for row in rows])
-            write(frame)
-        if lost:
-            reject(pd.DataFrame([(r.line, r.id, r.reason) for r in lost], columns=REJECTED))
-        n_rows, n_rejects = n_rows + len(rows), n_rejects + len(lost)
+    for number, parts in groupby(found, attrgetter("source")):
+        rejects = rejects_of(outputs[number])
+        lost = 0
+        with (
+            table_writer(outputs[number], columns) as write_rows,
+            table_writer(rejects, REJECTED) as write_rejects,
+        ):
+            for part in parts:
+                if len(part.rows):
+                    write_rows(part.rows)
+                write_rejects(part.rejects)
+                n_rows, lost = n_rows + len(part.rows), lost + len(part.rejects)
+        if not lost:
+            rejects.unlink()
+        n_rejects += lost
     return n_rows, n_rejects
 
 
@@ -95,6 +103,34 @@ def _parquet_writer(path: Path, columns: list[str]) -> Iterator[Write]:
         )
 
 
+def sources_of(source: Path) -> list[Path]:
+    """The files of a folder or pattern, sorted; `source` itself where it is neither."""
+    if source.is_dir():
+        found = [path for path in source.iterdir() if path.suffix in READABLE]
+    elif any(sign in source.name for sign in "*?["):
+        found = list(source.parent.glob(source.name))
+    else:
+        return [source]
+    if not found:
+        raise InputError(f"{source}: no such files; expected some with a suffix in {READABLE}")
+    return sorted(path for path in found if not path.name.startswith(("_", ".")))
+
+
+def outputs_of(sources: list[Path]) -> list[Path]:
+    """The names of the files for many `sources`: theirs, and .csv for .tsv.
+
+    Raises:
+        InputError: Two would have the same name.
+    """
+    names = [Path(path.name.removesuffix(".tsv") + ".csv" if path.suffix == ".tsv" else path.name)
+             for path in sources]  # fmt: skip
+    stems = [name.stem for name in names]
+    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
+    if twice:
+        raise InputError(f"input: several files are called {twice}; expected one of each name")
+    return names
+
+
 def path_faults(source: Path, output: Path) -> list[str]:
     """Why `output` cannot take the predictions for `source`."""
     if output.suffix not in SUFFIXES:
@@ -108,6 +144,13 @@ def path_faults(source: Path, output: Path) -> list[str]:
     ]
 
 
+def folder_faults(output: Path) -> list[str]:
+    """Why `output` cannot take many files."""
+    if output.is_dir() and not any(output.iterdir()):
+        return []
+    return [f"{output}: is there already; expected a new folder"] if output.exists() else []
+
+
 def rejects_of(output: Path) -> Path:
     """Where the rejects go: beside the output."""
     return output.with_suffix(".rejects.csv")
@@ -119,32 +162,45 @@ def main(
     """Predict new rows.
 
     Args:
-        source: File with the rows.
-        output: Where the predictions go.
+        source: File with the rows, or a folder or pattern of files.
+        output: Where the predictions go: a file, or a folder for many.
         dataset: Whose pipeline: its name in params/.
         root: The repository, with params/, data/, models/ and metrics/.
         cascade: Let the cheap model of the section `cascade` answer the rows that it is sure of.
     """
     reader = read_params(IngestParams, dataset, "ingest", root / FOLDER).reader
-    faults = path_faults(source, output) + reader.faults(source, labelled=False)
+    sources = sources_of(source)
+    many = sources != [source]
+    faults = folder_faults(output) if many else path_faults(source, output)
+    faults += [fault for path in sources for fault in reader.faults(path, labelled=False)]
     if faults:
         raise InputError.listing(f"{source}: nothing was predicted", faults)
-    pipeline = Pipeline.load(dataset, root, cascade=cascade)
+    load = partial(Pipeline.load, dataset, root.resolve(), cascade=cascade)
+    pipeline = load()
     log.info("predict: %s with %s", source, ", ".join(pipeline.members))
-    records = tqdm(
-        reader.read(source, labelled=False), desc=source.name, unit=" rows", disable=None
-    )
-    rejects = rejects_of(output)
-    with (
-        table_writer(output, [ID, *pipeline.columns]) as write,
-        table_writer(rejects, REJECTED) as reject,
-    ):
-        n_rows, n_rejects = predict(records, pipeline, write, reject)
+    found = predict(sources, partial(reader.read, labelled=False), pipeline, load)
+    columns = [ID, *pipeline.columns]
+    with tqdm(desc=source.name, unit=" rows", disable=None) as bar:
+        seen = counted(found, bar)
+        if many:
+            with atomic(output) as folder:
+                folder.mkdir()
+                names = outputs_of(sources)
+                n_rows, n_rejects = write(seen, [folder / name for name in names], columns)
+        else:
+            n_rows, n_rejects = write(seen, [output], columns)
     log.info("predict: %d rows -> %s", n_rows, output)
     if n_rejects:
-        log.warning("predict: %d rows are rejected: %s says why", n_rejects, rejects)
+        where = f"{output}/*.rejects.csv" if many else rejects_of(output)
+        log.warning("predict: %d rows are rejected: %s says why", n_rejects, where)
         sys.exit(SOME_REJECTED)
-    rejects.unlink()
+
+
+def counted(found: Iterable[Predicted], bar: tqdm) -> Iterator[Predicted]:
+    """`found`, with a bar of progress."""
+    for part in found:
+        yield part
+        bar.update(len(part.rows) + len(part.rejects))
 
 
 if __name__ == "__main__":

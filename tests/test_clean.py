@@ -130,7 +130,7 @@ def test_turns_are_joined_and_nulls_are_empty():
 @pytest.mark.parametrize("stem", ["none", "snowball", "porter"])
 def test_every_tokenizer_and_stemmer_bears_nasty_texts(tokenizer, stem):
     rows = make_rows(len(NASTY))
-    cleaned = clean.clean_rows(rows, COLUMNS, make_params(tokenizer=tokenizer, stem=stem))
+    cleaned = clean.clean_texts(rows[[*COLUMNS]], make_params(tokenizer=tokenizer, stem=stem))
     assert cleaned.shape == (len(NASTY), 3)
     assert cleaned.map(lambda text: text == " ".join(text.split())).to_numpy().all()
     categories = {unicodedata.category(c) for text in cleaned["prompt"] for c in text}
@@ -159,21 +159,23 @@ def test_each_distinct_word_is_normalised_once(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # joblib forks a process with threads
-def test_workers_and_chunks_do_not_change_the_result(monkeypatch):
-    rows, params = make_rows(25), make_params(stem="snowball")
-    alone = clean.clean_rows(rows, COLUMNS, params)
+def test_workers_and_chunks_do_not_change_the_result(monkeypatch, tmp_path):
+    rows = pd.concat([make_rows(4)] * 6, ignore_index=True)
+    alone = clean.clean_texts(rows[[*COLUMNS]], make_params(stem="snowball"))
+    start = stage(tmp_path, monkeypatch, rows, make_params(stem="snowball"))
     monkeypatch.setattr(clean, "ROWS_PER_CHUNK", 4)
-    pd.testing.assert_frame_equal(clean.clean_rows(rows, COLUMNS, params), alone)
+    pd.testing.assert_frame_equal(start("one.parquet").drop(columns="id"), alone)
     monkeypatch.setattr(clean, "PARALLEL_FROM", 1)
     monkeypatch.setenv("VERDICT_WORKERS", "2")
-    pd.testing.assert_frame_equal(clean.clean_rows(rows, COLUMNS, params), alone)
+    start("two.parquet")
+    assert Path("one.parquet").read_bytes() == Path("two.parquet").read_bytes()
 
 
 def test_missing_wordnet_is_refused_with_the_commands_that_get_it(nltk_data):
     with pytest.raises(
         InputError, match=r"nltk\.downloader wordnet(?s:.)*-m stages\.wordnet --from"
     ):
-        clean.clean_rows(make_rows(2), COLUMNS, make_params(lemmatize="wordnet"))
+        clean.clean_texts(make_rows(2)[[*COLUMNS]], make_params(lemmatize="wordnet"))
 
 
 def test_wordnet_that_lacks_a_file_is_refused(nltk_data, debian):
@@ -217,18 +219,25 @@ def test_lexnames_number_45_files():
     )
 
 
-def test_main_writes_the_same_bytes_twice(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write_params(tmp_path, "demo", clean=make_params().model_dump())
+def stage(folder, monkeypatch, rows, params):
+    """What runs the stage on `rows`, and reads what it wrote."""
+    monkeypatch.chdir(folder)
+    write_params(folder, "demo", clean=params.model_dump())
     Path("labels.json").write_text('{"kind": "preference", "classes": ["a", "b", "tie"]}')
-    make_rows(4).to_parquet("rows.parquet")
-    for name in ("one.parquet", "two.parquet"):
-        clean.main(
-            dataset="demo",
-            labels=Path("labels.json"),
-            rows=Path("rows.parquet"),
-            clean=Path(name),
-        )
+    rows.to_parquet("rows.parquet")
+
+    def start(name):
+        paths = {"labels": Path("labels.json"), "rows": Path("rows.parquet"), "clean": Path(name)}
+        clean.main(dataset="demo", **paths)
+        return pd.read_parquet(name)
+
+    return start
+
+
+def test_main_writes_the_same_bytes_twice(tmp_path, monkeypatch):
+    start = stage(tmp_path, monkeypatch, make_rows(4), make_params())
+    start("one.parquet")
+    start("two.parquet")
     assert Path("one.parquet").read_bytes() == Path("two.parquet").read_bytes()
     frame = pd.read_parquet("one.parquet")
     assert frame.columns.tolist() == ["id", *COLUMNS]

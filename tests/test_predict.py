@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stages import _pipeline, predict
+from stages import _pipeline, _predict_chunks, predict
 from stages.base.errors import InputError
 from stages.readers.arena import ArenaReader
 
@@ -102,7 +102,7 @@ def test_labels_are_those_of_the_submission(trained, tmp_path, monkeypatch):
 
 
 def test_rejects_are_listed_and_the_exit_status_says_so(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(predict, "CHUNK", 2)
+    monkeypatch.setattr(_predict_chunks, "CHUNK", 2)
     out = tmp_path / "out.csv"
     new = write_csv(tmp_path / "new.csv", NEW)
     with pytest.raises(SystemExit) as ended:
@@ -188,7 +188,7 @@ def test_the_input_is_never_overwritten(trained, tmp_path):
 
 
 def test_a_file_that_breaks_off_leaves_nothing(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(predict, "CHUNK", 1)
+    monkeypatch.setattr(_predict_chunks, "CHUNK", 1)
     new = write_csv(tmp_path / "new.csv", NEW[:1])
     with new.open("a", encoding="utf-8") as file:
         file.write('2,"[""never closed')
@@ -206,18 +206,68 @@ def test_unknown_dataset_is_refused(tmp_path):
 
 def test_rows_are_taken_as_they_come(trained):
     """A reader is not asked for more than a chunk before the chunk before is written."""
-    asked, written = [], []
-    pipeline = predict.Pipeline.load("demo", trained("demo"))
+    asked, found = [], []
+    pipeline = _predict_chunks.Pipeline.load("demo", trained("demo"))
     reader = ArenaReader(format="arena", train="train.csv", test="test.csv")
 
-    def records():
-        path = raw_test(trained("demo"), "demo")
+    def read(path):
         for number, record in enumerate(reader.read(path, labelled=False)):
-            asked.append((number, len(written)))
+            asked.append((number, len(found)))
             yield record
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(predict, "CHUNK", 4)
-        predict.predict(records(), pipeline, written.append, sys.exit)
+        patch.setattr(_predict_chunks, "CHUNK", 4)
+        source = raw_test(trained("demo"), "demo")
+        for part in _predict_chunks.predict([source], read, pipeline, sys.exit):
+            found.append(len(part.rows))  # noqa: PERF401 - `read` looks at it meanwhile
     assert asked == [(number, number // 4) for number in range(14)]
-    assert [len(frame) for frame in written] == [4, 4, 4, 2]
+    assert found == [4, 4, 4, 2]
+
+
+def shards_of(folder):
+    """The rows of NEW in files of all kinds, one with a reject."""
+    folder.mkdir()
+    write_csv(folder / "a.csv", NEW[:2])
+    write_csv(folder / "b.csv", NEW[2:3])
+    lines = [dict(zip(HEADER, row, strict=True)) for row in NEW[4:]]
+    (folder / "c.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    (folder / "_SUCCESS").touch()
+    return folder
+
+
+@pytest.mark.parametrize("pattern", ["", "*.*"])
+def test_each_file_of_a_folder_becomes_one_of_the_same_name(trained, tmp_path, pattern):
+    shards, out = shards_of(tmp_path / "shards"), tmp_path / "out"
+    with pytest.raises(SystemExit) as ended:
+        predict.main(shards / pattern, out, dataset="demo", root=trained("demo"))
+    assert ended.value.code == 2
+    names = {path.name for path in out.iterdir()}
+    assert names == {"a.csv", "a.rejects.csv", "b.csv", "c.jsonl"}
+    for name in ("a.csv", "b.csv", "c.jsonl"):
+        try:
+            predict.main(shards / name, tmp_path / name, dataset="demo", root=trained("demo"))
+        except SystemExit:
+            assert name == "a.csv"
+        assert (tmp_path / name).read_bytes() == (out / name).read_bytes()
+    assert (tmp_path / "a.rejects.csv").read_bytes() == (out / "a.rejects.csv").read_bytes()
+
+
+def test_a_folder_that_holds_files_is_not_written_to(trained, tmp_path):
+    shards = shards_of(tmp_path / "shards")
+    with pytest.raises(InputError, match="shards: is there already; expected a new folder"):
+        predict.main(shards, shards, dataset="demo", root=trained("demo"))
+    (shards / "a.parquet").touch()
+    with pytest.raises(InputError, match=r"(?s)a\.parquet: no Parquet file"):
+        predict.main(shards, tmp_path / "out", dataset="demo", root=trained("demo"))
+
+
+def test_files_that_differ_in_their_suffix_only_are_refused(trained, tmp_path):
+    shards = shards_of(tmp_path / "shards")
+    (shards / "b.jsonl").write_bytes((shards / "c.jsonl").read_bytes())
+    with pytest.raises(InputError, match=r"several files are called \['b'\]"):
+        predict.main(shards, tmp_path / "out", dataset="demo", root=trained("demo"))
+
+
+def test_a_pattern_without_files_is_refused(trained, tmp_path):
+    with pytest.raises(InputError, match=r"\*\.csv: no such files; expected some"):
+        predict.main(tmp_path / "*.csv", tmp_path / "out", dataset="demo", root=trained("demo"))

@@ -1,5 +1,6 @@
 """How a stage is started: options from type hints, a log line at its end, clear errors."""
 
+import importlib
 import logging
 import sys
 import time
@@ -7,6 +8,7 @@ from collections.abc import Callable
 
 import cyclopts
 
+from stages.base import cluster
 from stages.base.errors import InputError
 
 log = logging.getLogger("verdict")
@@ -22,6 +24,9 @@ def run(main: Callable[..., None]) -> None:
     log.setLevel(logging.INFO)
     module = sys.modules[main.__module__]
     name = module.__spec__.name if module.__spec__ else main.__module__
+    if main.__module__ == "__main__" and module.__spec__ and cluster.is_given():
+        # Other processes find what the module defines by its name, not as `__main__`
+        main = importlib.import_module(name).main
     started = time.perf_counter()
     app = cyclopts.App(name=f"python -m {name}", help=module.__doc__, help_format="plaintext")
     app.default(main)

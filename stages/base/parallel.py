@@ -1,13 +1,20 @@
-"""One way to run work on all cores. How many workers there are never changes a result."""
+"""One way to run work on all cores, or on a cluster; neither changes a result.
+
+How many workers there are says the variable VERDICT_WORKERS; where RAY_ADDRESS names a cluster, the
+work runs there (`stages.base.cluster`).
+"""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from joblib import Parallel, cpu_count, delayed
 from threadpoolctl import threadpool_limits
 
+from stages.base import cluster
 from stages.base.errors import InputError
+
+WORKERS = "VERDICT_WORKERS"
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -19,11 +26,11 @@ def workers() -> int:
     Raises:
         InputError: VERDICT_WORKERS is no positive whole number.
     """
-    given = os.environ.get("VERDICT_WORKERS")
+    given = os.environ.get(WORKERS)
     if given is None:
         return int(cpu_count())
     if not given.isdecimal() or int(given) < 1:
-        raise InputError(f"VERDICT_WORKERS: got {given!r}; expected a whole number from 1")
+        raise InputError(f"{WORKERS}: got {given!r}; expected a whole number from 1")
     return int(given)
 
 
@@ -39,12 +46,25 @@ def run(
     Threads share memory and suit work that releases the GIL (fits in compiled libraries);
     `processes` suits pure Python. `at_once` bounds what runs at the same time. BLAS runs on one
     thread meanwhile: its threads would fight the workers, and their number can change the last
-    bits.
+    bits. On a cluster each item is a task, and `at_once` bounds the tasks of a node.
     """
+    return list(stream(function, items, processes=processes, at_once=at_once))
+
+
+def stream(
+    function: Callable[[T], R],
+    items: Iterable[T],
+    *,
+    processes: bool = False,
+    at_once: int | None = None,
+) -> Iterator[R]:
+    """As `run`, but the results come one by one and items are taken a few ahead of them."""
+    if cluster.is_given():
+        yield from cluster.stream(function, items, at_once=at_once)
+        return
     n_jobs = min(workers(), at_once or workers())
+    prefer = "processes" if processes else "threads"
     with threadpool_limits(limits=1):
-        return list(
-            Parallel(n_jobs=n_jobs, prefer="processes" if processes else "threads")(
-                delayed(function)(item) for item in items
-            )
+        yield from Parallel(n_jobs=n_jobs, prefer=prefer, return_as="generator")(
+            delayed(function)(item) for item in items
         )

@@ -71,17 +71,33 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame
         InputError: The file is missing, damaged, or lacks one of `columns`.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
+    rows_of(path, columns or ())
     try:
-        known = pq.read_schema(path).names
-        missing = [name for name in columns or () if name not in known]
-        if missing:
-            raise InputError(f"{path}: missing columns {missing}, got {known}")
-        frame: pd.DataFrame = pd.read_parquet(path, columns=list(columns or known))
+        frame: pd.DataFrame = pd.read_parquet(path, columns=None if columns is None else [*columns])
         return frame
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(f"{path}: cannot be read as Parquet: {error}") from error
+
+
+def rows_of(path: Path, columns: Sequence[str]) -> int:
+    """The number of rows of a table of ours, without reading them.
+
+    Raises:
+        InputError: The file is missing, damaged, or lacks one of `columns`.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        about = pq.read_metadata(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(f"{path}: cannot be read as Parquet: {error}") from error
+    known = about.schema.to_arrow_schema().names
+    missing = [name for name in columns if name not in known]
+    if missing:
+        raise InputError(f"{path}: missing columns {missing}, got {known}")
+    return int(about.num_rows)
 
 
 def columns_with(path: Path, prefix: str) -> list[str]:

@@ -25,11 +25,10 @@ from typing import TypeVar
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
-from stages.base import parallel
+from stages.base.batches import map_table
 from stages.base.cli import run
-from stages.base.tables import ID, read_table, write_table
+from stages.base.tables import columns_with
 from stages.base.tasks import PAIR, TEXT, Preference, read_task
 from stages.features._text import WINDOW, Features, Text, measure
 
@@ -131,17 +130,8 @@ def cosine(a: Mapping[str, float], b: Mapping[str, float]) -> float:
     return product / math.sqrt(norms)
 
 
-def build(rows: pd.DataFrame, columns: tuple[str, ...]) -> pd.DataFrame:
-    """The features of `rows`, in their order, from the text columns of their task."""
-    texts = rows[list(columns)]
-    chunks = [texts.iloc[start : start + CHUNK] for start in range(0, max(len(texts), 1), CHUNK)]
-    progress = tqdm(chunks, desc="style", unit="chunk", disable=None)
-    values = parallel.run(partial(apply, columns=columns), progress, processes=len(chunks) > 1)
-    return pd.concat(values, ignore_index=True)
-
-
 def apply(rows: pd.DataFrame, columns: tuple[str, ...]) -> pd.DataFrame:
-    """What `build` makes, in this process."""
+    """The features of `rows`, in their order, from the text columns of their task."""
     describer = DESCRIBERS[columns]
     names = list(describer(*[""] * len(columns)))
     texts = zip(*(rows[name] for name in columns), strict=True)
@@ -176,11 +166,11 @@ def _common_prefix(a: str, b: str) -> int:
 def main(*, dataset: str, labels: Path, rows: Path, style: Path) -> None:
     """Write style.parquet from rows.parquet."""
     task = read_task(labels)
-    frame = read_table(rows, [ID, *task.text_columns])
-    log.info("style: %d rows of %s", len(frame), dataset)
-    features = build(frame, task.text_columns)
-    write_table(pd.concat([frame[[ID]], features], axis=1), style)
-    log.info("style: %d features", features.shape[1])
+    columns = task.text_columns
+    n_rows = map_table(
+        partial(apply, columns=columns), rows, columns, style, size=CHUNK, alone=CHUNK + 1
+    )
+    log.info("style: %d rows of %s, %d features", n_rows, dataset, len(columns_with(style, "")) - 1)
 
 
 if __name__ == "__main__":

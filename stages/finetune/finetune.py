@@ -8,7 +8,8 @@ from a scratch folder that it removes at its end.
 On several GPUs or machines it runs under a launcher (`torchrun` or `accelerate launch`, `-m
 stages.finetune.finetune ...`). Where the variable VERDICT_LAUNCH holds options of torchrun, such as
 `--nproc_per_node 8`, the stage starts it by itself, so that `dvc repro` uses them. All processes
-need the same files.
+need the same files. Else, where RAY_ADDRESS names a cluster, Ray Train starts a process for each of
+its GPUs; a process that dies costs the way from the last checkpoint.
 
     python -m stages.finetune.finetune --dataset demo --backbone minilm \
         --labels data/demo/labels.json --folds data/demo/augmented/folds.parquet \
@@ -33,7 +34,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stages.base import parallel
+from stages.base import cluster, parallel
 from stages.base.cli import run
 from stages.base.cost import Cost
 from stages.base.errors import InputError
@@ -44,6 +45,7 @@ from stages.base.tasks import read_task
 from stages.base.tracking import Mirror
 from stages.finetune._checkpoint import Checkpoint, Finished, finish, scratch_key
 from stages.finetune._classifier import build
+from stages.finetune._cluster import train
 from stages.finetune._loop import Fit
 from stages.finetune._losses import class_weights
 from stages.finetune._params import FinetuneParams
@@ -124,6 +126,9 @@ def main(
     model: Path, predictions: Path, curve: Path, cost: Path, scratch: Path = SCRATCH,
 ) -> None:  # fmt: skip
     """Tune a pretrained network."""
+    if cluster.is_given():
+        train(main, locals(), scratch)
+        return
     import torch
     from accelerate import Accelerator
 
@@ -180,6 +185,7 @@ def launch() -> None:
     """Start anew under torchrun where VERDICT_LAUNCH says so; else do nothing."""
     options = os.environ.pop(LAUNCH, None)
     if options:
+        os.environ.pop(cluster.ADDRESS, None)  # the launcher was named, and starts on this machine
         words = ["-m", "torch.distributed.run", *shlex.split(options)]
         module = ["-m", "stages.finetune.finetune", *sys.argv[1:]]
         os.execv(sys.executable, [sys.executable, *words, *module])  # noqa: S606 - own command

@@ -6,8 +6,9 @@ all folds' models.
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -86,6 +87,16 @@ class CrossFit:
                 save_file(dict(fit.encoder.state), temporary / f"fold{number}.encoder.safetensors")
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """A model to cross-fit: the feature sets that it takes, how it is fitted, on which sample."""
+
+    sources: Mapping[str, SourceParams]
+    fit: Fit
+    balance: Balance
+    seed: int
+
+
 def crossfit(
     task: Task,
     folds: Folds,
@@ -98,19 +109,38 @@ def crossfit(
     at_once: int | None = None,
 ) -> CrossFit:
     """Fit a model a fold, side by side (`at_once` bounds how many), and predict all rows."""
+    recipe = Recipe(sources, fit, balance, seed)
+    (fitted,) = crossfits(task, folds, sets, [recipe], at_once=at_once)
+    return fitted
 
-    def one(fold: int) -> FoldFit:
+
+def crossfits(
+    task: Task,
+    folds: Folds,
+    sets: FeatureSets,
+    recipes: Iterable[Recipe],
+    *,
+    at_once: int | None = None,
+    spread: bool = False,
+) -> Iterator[CrossFit]:
+    """Cross-fit the recipes, in their order, all their folds side by side.
+
+    One after the other where each fit is `spread` over the cluster itself.
+    """
+
+    def one(job: tuple[Recipe, int]) -> FoldFit:
+        recipe, fold = job
         train = folds.train(fold)
-        encoder = Encoder.fit(task, sources, sets, train)
+        encoder = Encoder.fit(task, recipe.sources, sets, train)
         sample = make_sample(
             task,
             encoder(sets, train),
             folds.targets[train],
             folds.group[train],
-            balance,
-            seed + fold,
+            recipe.balance,
+            recipe.seed + fold,
         )
-        model = fit(sample, seed + fold)
+        model = recipe.fit(sample, recipe.seed + fold)
         rows = np.concatenate([folds.held(fold), folds.unseen])
         started = time.perf_counter()
         probabilities = predict(task, encoder, model, sets, rows)
@@ -121,13 +151,15 @@ def crossfit(
             swapped = predict(task, encoder, model, exchanged, rows)
         return FoldFit(encoder, model, rows, probabilities, swapped, seconds)
 
-    fits = dict(zip(folds.numbers, parallel.run(one, folds.numbers, at_once=at_once), strict=True))
-    return CrossFit(
-        task,
-        fits,
-        _gather(folds, fits, {k: f.probabilities for k, f in fits.items()}),
-        _gather(folds, fits, {k: f.swapped for k, f in fits.items()}),
-    )
+    jobs = ((recipe, fold) for recipe in recipes for fold in folds.numbers)
+    found = map(one, jobs) if spread else parallel.stream(one, jobs, at_once=at_once)
+    while fits := dict(zip(folds.numbers, islice(found, len(folds.numbers)), strict=False)):
+        yield CrossFit(
+            task,
+            fits,
+            _gather(folds, fits, {k: f.probabilities for k, f in fits.items()}),
+            _gather(folds, fits, {k: f.swapped for k, f in fits.items()}),
+        )
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ figure is a little optimistic.
 """
 
 import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 import pandas as pd
@@ -44,12 +45,15 @@ class ModelParams(Params):
 M = TypeVar("M", bound=ModelParams)
 
 
-def search(given: M, evaluate: Callable[[M], float]) -> pd.DataFrame:
+def search(given: M, evaluate: Callable[[Sequence[M]], Iterable[float]]) -> pd.DataFrame:
     """Evaluate the given params and `given.search.trials` draws.
+
+    Draws of `random` and `grid` do not depend on what was found: they are evaluated side by side.
+    `tpe` waits for each.
 
     Args:
         given: The model's section; without `search` it is the only trial.
-        evaluate: Out-of-fold log loss of params.
+        evaluate: Out-of-fold log losses of params, in their order.
 
     Returns:
         One row a trial: `trial` (0 is the given section), `log_loss`, and a column for each key of
@@ -60,22 +64,33 @@ def search(given: M, evaluate: Callable[[M], float]) -> pd.DataFrame:
     """
     plan = given.search
     if plan is None:
-        return pd.DataFrame([{"trial": 0, "log_loss": evaluate(given)}])
+        return pd.DataFrame([{"trial": 0, "log_loss": loss} for loss in evaluate([given])])
     sampler, own = _sampler(plan), {key: _get(given, key) for key in plan.space}
-    rows = [{"trial": 0, "log_loss": evaluate(given), **own}]
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=sampler)
 
-    def objective(trial: optuna.Trial) -> float:
-        drawn = {key: draw(trial, key, space) for key, space in plan.space.items()}
-        loss = evaluate(replaced(given, drawn))
-        rows.append({"trial": trial.number + 1, "log_loss": loss, **drawn})
-        return loss
+    def ask() -> tuple[optuna.Trial, dict[str, Any]]:
+        trial = study.ask()
+        return trial, {key: draw(trial, key, space) for key, space in plan.space.items()}
 
-    study.optimize(objective, n_trials=plan.trials)
-    return pd.DataFrame(rows)
+    if plan.sampler == "tpe":
+        values, losses = [own], list(evaluate([given]))
+        for _ in range(plan.trials):
+            trial, drawn = ask()
+            losses += evaluate([replaced(given, drawn)])
+            values.append(drawn)
+            study.tell(trial, losses[-1])
+    else:
+        values = [own, *(ask()[1] for _ in range(_n_draws(plan)))]
+        losses = list(evaluate([given, *(replaced(given, drawn) for drawn in values[1:])]))
+    return pd.DataFrame(
+        [
+            {"trial": number, "log_loss": loss, **drawn}
+            for number, (loss, drawn) in enumerate(zip(losses, values, strict=True))
+        ]
+    )
 
 
 def replaced(given: M, values: Mapping[str, Any]) -> M:
@@ -107,6 +122,14 @@ def _get(given: ModelParams, key: str) -> Any:
             )
         tree = tree[step]
     return tree
+
+
+def _n_draws(plan: SearchParams) -> int:
+    """How many draws there are: a grid ends."""
+    if plan.sampler != "grid":
+        return plan.trials
+    sizes = (len(space.choices) for space in plan.space.values() if isinstance(space, Choices))
+    return min(plan.trials, math.prod(sizes))
 
 
 def _sampler(plan: SearchParams) -> Any:

@@ -1,7 +1,8 @@
 """The stage that all models share: from feature sets and folds to models and predictions."""
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,7 +16,7 @@ from stages.base.predictions import prediction_table
 from stages.base.tables import PREDICTION, SWAPPED, write_table
 from stages.base.tasks import read_task
 from stages.base.tracking import Mirror
-from stages.models._crossfit import CrossFit, Model, crossfit
+from stages.models._crossfit import CrossFit, Model, Recipe, crossfits
 from stages.models._design import FeatureSets
 from stages.models._sample import Sample
 from stages.models._search import ModelParams, search
@@ -56,6 +57,7 @@ def train(
     trials: Path,
     cost: Path,
     at_once: int | None = None,
+    spread: bool = False,
 ) -> None:
     """Cross-fit the model with the given params, or with the best that a search finds.
 
@@ -72,6 +74,7 @@ def train(
         trials: Out: a CSV with a row for each trial of the search.
         cost: Out: what it cost, JSON.
         at_once: At most so many folds at the same time; None for as many as there are cores.
+        spread: Each fit is spread over the cluster itself.
     """
     clock, mirror = Cost(), Mirror(model.name, dataset, [labels, folds])
     task = read_task(labels)
@@ -79,21 +82,17 @@ def train(
     features = read_sets(sets, params.sources().keys(), stored.ids)
     best: list[tuple[float, M, CrossFit]] = []
 
-    def evaluate(candidate: M) -> float:
-        fitted = crossfit(
-            task,
-            stored,
-            features,
-            candidate.sources(),
-            lambda sample, seed: fit(sample, candidate, seed),
-            balance=candidate.balance,
-            seed=candidate.seed,
-            at_once=at_once,
-        )
-        loss = fitted.log_loss(stored)
-        if not best or loss < best[0][0]:
-            best[:] = [(loss, candidate, fitted)]
-        return loss
+    def evaluate(tried: Sequence[M]) -> Iterator[float]:
+        recipes = [
+            Recipe(each.sources(), partial(_fit, fit, each), each.balance, each.seed)
+            for each in tried
+        ]
+        fits = crossfits(task, stored, features, recipes, at_once=at_once, spread=spread)
+        for each, fitted in zip(tried, fits, strict=True):
+            loss = fitted.log_loss(stored)
+            if not best or loss < best[0][0]:
+                best[:] = [(loss, each, fitted)]
+            yield loss
 
     table = search(params, evaluate)
     loss, chosen, fitted = best[0]
@@ -116,3 +115,7 @@ def train(
         len(fitted.fits),
         loss,
     )
+
+
+def _fit(fit: Callable[[Sample, M, int], Model], params: M, sample: Sample, seed: int) -> Model:
+    return fit(sample, params, seed)

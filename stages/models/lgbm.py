@@ -22,6 +22,7 @@ from stages.base.cli import run
 from stages.base.params import read_params
 from stages.base.tasks import Floats, Matrix, Task
 from stages.models._design import SourceParams
+from stages.models._distributed import Workers, grow_together
 from stages.models._sample import Sample
 from stages.models._search import ModelParams
 from stages.models._stopping import StoppingParams, fit_rounds
@@ -31,7 +32,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class LgbmParams(ModelParams):
-    """Section `lgbm`: LightGBM's own names and meanings, but for `rounds`."""
+    """Section `lgbm`: LightGBM's own names and meanings, but for `rounds` and `workers`."""
 
     rounds: Annotated[int, Field(ge=1)]
     learning_rate: Annotated[float, Field(gt=0, le=1)]
@@ -44,12 +45,13 @@ class LgbmParams(ModelParams):
     max_bin: Annotated[int, Field(ge=2)]
     extra_trees: bool
     stopping: StoppingParams | None
+    workers: Workers
     lsa: SourceParams
     style: SourceParams
 
     def booster(self, task: Task, seed: int) -> dict[str, Any]:
         """The params in LightGBM's form."""
-        own = {*ModelParams.model_fields, *self.sources(), "rounds", "stopping"}
+        own = {*ModelParams.model_fields, *self.sources(), "rounds", "stopping", "workers"}
         objective = (
             {"objective": "multiclass", "num_class": len(task.classes)}
             if task.exclusive
@@ -97,6 +99,16 @@ def fit(sample: Sample, params: LgbmParams, seed: int) -> Lgbm:
     settings = params.booster(sample.task, seed)
 
     def grow(part: Sample, rounds: int, holdout: Sample | None) -> tuple[Any, int]:
+        if params.workers == 1:
+            return grow_share(part, rounds, holdout, {})
+        return grow_together(
+            "lightgbm", lambda share, held, network: grow_share(share, rounds, held, network),
+            part, holdout, params.workers,
+        )  # fmt: skip
+
+    def grow_share(
+        part: Sample, rounds: int, holdout: Sample | None, network: dict[str, Any]
+    ) -> tuple[Any, int]:
         data = lightgbm.Dataset(part.X, part.y, weight=part.weight)
         watch: dict[str, Any] = {}
         if holdout is not None and params.stopping is not None:
@@ -106,7 +118,7 @@ def fit(sample: Sample, params: LgbmParams, seed: int) -> Lgbm:
                 ],
                 "callbacks": [lightgbm.early_stopping(params.stopping.patience, verbose=False)],
             }
-        booster = lightgbm.train(settings, data, rounds, **watch)
+        booster = lightgbm.train(settings | network, data, rounds, **watch)
         return booster, booster.best_iteration if watch else rounds
 
     sample = sample.both_orders()
@@ -126,7 +138,7 @@ def main(
     train(
         params, fit, dataset=dataset, labels=labels, folds=folds,
         sets={"lsa": lsa, "style": style, "embed": embed},
-        model=model, predictions=predictions, trials=trials, cost=cost,
+        model=model, predictions=predictions, trials=trials, cost=cost, spread=params.workers > 1,
     )  # fmt: skip
 
 

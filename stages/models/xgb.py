@@ -22,6 +22,7 @@ from stages.base.cli import run
 from stages.base.params import read_params
 from stages.base.tasks import Floats, Matrix, Task
 from stages.models._design import SourceParams
+from stages.models._distributed import Workers, grow_together
 from stages.models._sample import Sample
 from stages.models._search import ModelParams
 from stages.models._stopping import StoppingParams, fit_rounds
@@ -31,7 +32,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class XgbParams(ModelParams):
-    """Section `xgb`: XGBoost's own names and meanings, but for `rounds`."""
+    """Section `xgb`: XGBoost's own names and meanings, but for `rounds` and `workers`."""
 
     rounds: Annotated[int, Field(ge=1)]
     learning_rate: Annotated[float, Field(gt=0, le=1)]
@@ -44,12 +45,13 @@ class XgbParams(ModelParams):
     reg_alpha: Annotated[float, Field(ge=0)]
     max_bin: Annotated[int, Field(ge=2)]
     stopping: StoppingParams | None
+    workers: Workers
     word2vec: SourceParams
     style: SourceParams
 
     def booster(self, task: Task, seed: int) -> dict[str, Any]:
         """The params in XGBoost's form."""
-        own = {*ModelParams.model_fields, *self.sources(), "rounds", "stopping"}
+        own = {*ModelParams.model_fields, *self.sources(), "rounds", "stopping", "workers"}
         objective = (
             {"objective": "multi:softprob", "num_class": len(task.classes)}
             if task.exclusive
@@ -95,6 +97,14 @@ def fit(sample: Sample, params: XgbParams, seed: int) -> Xgb:
     settings = params.booster(sample.task, seed)
 
     def grow(part: Sample, rounds: int, holdout: Sample | None) -> tuple[Xgb, int]:
+        if params.workers == 1:
+            return grow_share(part, rounds, holdout)
+        return grow_together(
+            "xgboost", lambda share, held, _: grow_share(share, rounds, held),
+            part, holdout, params.workers,
+        )  # fmt: skip
+
+    def grow_share(part: Sample, rounds: int, holdout: Sample | None) -> tuple[Xgb, int]:
         data = xgboost.QuantileDMatrix(
             part.X, part.y, weight=part.weight, max_bin=params.max_bin, nthread=1
         )
@@ -124,7 +134,7 @@ def main(
     train(
         params, fit, dataset=dataset, labels=labels, folds=folds,
         sets={"word2vec": word2vec, "style": style, "embed": embed},
-        model=model, predictions=predictions, trials=trials, cost=cost,
+        model=model, predictions=predictions, trials=trials, cost=cost, spread=params.workers > 1,
     )  # fmt: skip
 
 

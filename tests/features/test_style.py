@@ -30,7 +30,7 @@ ROWS = [
 
 
 def build(rows):
-    return style.build(rows, Preference.text_columns)
+    return style.apply(rows, Preference.text_columns)
 
 
 def answer(text):
@@ -151,11 +151,8 @@ def test_every_feature_is_finite_and_answers_have_the_same_names():
     assert 50 < len(names["response_a"]) < 70
 
 
-def test_rows_do_not_depend_on_each_other_or_on_chunks(monkeypatch):
+def test_rows_do_not_depend_on_each_other():
     together = build(frame(ROWS))
-    monkeypatch.setattr(style, "CHUNK", 1)
-    monkeypatch.setenv("VERDICT_WORKERS", "1")
-    pd.testing.assert_frame_equal(build(frame(ROWS)), together)
     turned = build(frame(ROWS[::-1]))[::-1].reset_index(drop=True)
     pd.testing.assert_frame_equal(turned, together)
 
@@ -216,7 +213,7 @@ def test_longer_real_answers_win_more_often(dataset):
 
 
 def test_text_has_the_measures_of_one_text():
-    found = style.build(pd.DataFrame({"text": ["Great food!", ""]}), ("text",))
+    found = style.apply(pd.DataFrame({"text": ["Great food!", ""]}), ("text",))
     expected = measure(Text(["Great food!"]))
     assert list(found) == [f"text.{name}" for name in expected]
     np.testing.assert_allclose(found.iloc[0], list(expected.values()), rtol=1e-6)

@@ -31,6 +31,10 @@ def loss(params):
     return (params.C - 0.1) ** 2 + 0.01 * (params.depth - 2) ** 2 + 0.001 * params.style.weight
 
 
+def losses(batch):
+    return [loss(params) for params in batch]
+
+
 SPACE = {
     "C": {"low": 0.01, "high": 10.0, "log": True},
     "depth": {"low": 1, "high": 5, "log": False},
@@ -40,7 +44,7 @@ GRID = {"C": {"choices": (0.1, 1.0)}, "style.weight": {"choices": (0.5, 2.0)}}
 
 
 def test_without_a_search_the_given_params_are_the_only_trial():
-    table = search(make_params(), loss)
+    table = search(make_params(), losses)
     assert table.to_dict("records") == [{"trial": 0, "log_loss": loss(make_params())}]
 
 
@@ -48,7 +52,7 @@ def test_without_a_search_the_given_params_are_the_only_trial():
 def test_every_sampler_reports_each_trial_once_the_given_params_first(sampler, space):
     given = make_params(space, sampler)
     seen = []
-    table = search(given, lambda params: seen.append(params) or loss(params))
+    table = search(given, lambda batch: seen.extend(batch) or losses(batch))
     assert list(table) == ["trial", "log_loss", *space]
     assert table["trial"].tolist() == [0, 1, 2, 3, 4]
     assert seen[0] == given
@@ -56,17 +60,17 @@ def test_every_sampler_reports_each_trial_once_the_given_params_first(sampler, s
     for row, params in zip(table.itertuples(), seen, strict=True):
         assert row.log_loss == loss(params)
         assert row.C == params.C
-    pd.testing.assert_frame_equal(table, search(given, loss))
+    pd.testing.assert_frame_equal(table, search(given, losses))
 
 
 def test_grid_covers_all_choices_and_then_ends():
-    table = search(make_params(GRID, "grid", trials=20), loss)
+    table = search(make_params(GRID, "grid", trials=20), losses)
     drawn = table.loc[1:, ["C", "style.weight"]]
     assert sorted(map(tuple, drawn.to_numpy())) == [(0.1, 0.5), (0.1, 2), (1, 0.5), (1, 2)]
 
 
 def test_draws_stay_in_their_range_and_whole_numbers_whole():
-    table = search(make_params(SPACE, trials=15), loss).loc[1:]
+    table = search(make_params(SPACE, trials=15), losses).loc[1:]
     assert table["C"].between(0.01, 10).all()
     assert set(table["depth"]) <= {1, 2, 3, 4, 5}
     assert len(set(table["depth"])) > 2
@@ -76,17 +80,17 @@ def test_draws_stay_in_their_range_and_whole_numbers_whole():
 def test_unknown_param_in_the_space_is_an_input_error(key):
     space = {key: {"choices": (1.0,)}}
     with pytest.raises(InputError, match=rf"search\.space: no such param, got '{key}'"):
-        search(make_params(space), loss)
+        search(make_params(space), losses)
 
 
 def test_value_that_the_param_does_not_take_is_an_input_error():
     with pytest.raises(InputError, match=r"(?s)search\.space: .*C.*greater than 0"):
-        search(make_params({"C": {"choices": (-1.0,)}}), loss)
+        search(make_params({"C": {"choices": (-1.0,)}}), losses)
 
 
 def test_grid_refuses_ranges():
     with pytest.raises(InputError, match=r"got a range for \['C', 'depth'\]; expected choices"):
-        search(make_params(SPACE, "grid"), loss)
+        search(make_params(SPACE, "grid"), losses)
 
 
 def test_replaced_changes_only_what_is_named_and_not_the_given():

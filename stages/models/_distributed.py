@@ -1,0 +1,67 @@
+"""One boosted model fitted by several processes of a cluster, each with a share of the rows.
+
+For fits that one node has no memory or time for. The processes add up their histograms each round
+(Ray Train sets up the network, the library does the rest), and draw bins from all shares: another
+number of processes gives other trees, so it is a param and not chosen by the address.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+import numpy as np
+from pydantic import Field
+
+from stages.base import cluster
+from stages.base.errors import InputError
+from stages.models._sample import Sample
+
+Workers: TypeAlias = Annotated[int, Field(ge=1)]  # processes that share the rows of a fit
+
+STORAGE = Path("scratch") / "boosting"
+
+# (its share of the rows, the whole holdout, params of the network) -> model, best number of rounds
+Grow: TypeAlias = Callable[[Sample, Sample | None, dict[str, Any]], tuple[Any, int]]
+
+
+def grow_together(
+    library: Literal["xgboost", "lightgbm"],
+    grow: Grow,
+    part: Sample,
+    holdout: Sample | None,
+    workers: int,
+) -> tuple[Any, int]:
+    """What `grow` returns in the first of `workers` processes.
+
+    Every process judges by the same holdout, so that all stop in the same round.
+
+    Raises:
+        InputError: There is no cluster, or it has fewer CPUs.
+    """
+    if not cluster.is_given():
+        raise InputError(
+            f"workers: got {workers}; expected 1, or a cluster (RAY_ADDRESS, docs/cluster.md)"
+        )
+    ray = cluster.connect()
+    if workers > sum(cluster.cores()):
+        raise InputError(f"workers: got {workers}; expected at most the CPUs of the cluster")
+    if library == "xgboost":
+        from ray.train.xgboost import XGBoostTrainer as Trainer
+    else:
+        from ray.train.lightgbm import LightGBMTrainer as Trainer
+    shares = [
+        ray.put(part.take(np.arange(rank, len(part.weight), workers))) for rank in range(workers)
+    ]
+    held = ray.put(holdout)
+
+    def work() -> tuple[Any, int]:
+        network: dict[str, Any] = {}
+        if library == "lightgbm":
+            from ray.train.lightgbm import get_network_params
+
+            network = get_network_params() | {"tree_learner": "data", "pre_partition": True}
+        rank = ray.train.get_context().get_world_rank()
+        return grow(ray.get(shares[rank]), ray.get(held), network)
+
+    found: tuple[Any, int] = cluster.fit(Trainer, work, STORAGE, num_workers=workers)
+    return found
