@@ -16,6 +16,7 @@ from stages.base.tasks import Floats, Task
 Labels: TypeAlias = npt.NDArray[np.bool_]  # which classes each row has
 
 BINS = 15  # as in Guo et al. (2017)
+DRAWS = 40  # of labels, to know the noise of a calibration error
 HALF = 0.5  # the threshold that needs no choosing
 
 
@@ -69,6 +70,50 @@ def calibration_error(task: Task, targets: Floats, probabilities: Floats) -> flo
     confidence, hit = probabilities[judged], targets[judged]
     gap = np.bincount(bins(confidence), confidence - hit, minlength=BINS)
     return float(np.abs(gap).sum() / len(confidence))
+
+
+def class_calibration_error(targets: Floats, probabilities: Floats) -> float:
+    """Class-wise expected calibration error (Kull et al. 2019): the mean over all classes, 15 bins.
+
+    Every probability counts here, where `calibration_error` looks at the most probable class alone.
+    """
+    return float(_class_gaps(bins(probabilities), probabilities - targets).mean())
+
+
+def calibration_noise(task: Task, probabilities: Floats, seed: int = 0) -> tuple[float, float]:
+    """What `class_calibration_error` is by chance, were these the true probabilities.
+
+    Labels are drawn from them. Soft targets scatter less than labels: for them it is too large.
+
+    Returns:
+        Mean, and the value that 19 of 20 draws stay below (mean + 1.645 standard deviations).
+    """
+    rng = np.random.default_rng(seed)
+    bin_of, errors = bins(probabilities), []
+    for _ in range(DRAWS):
+        drawn = _draw(task, probabilities, rng)
+        errors.append(_class_gaps(bin_of, probabilities - drawn).mean())
+    return float(np.mean(errors)), float(np.mean(errors) + 1.645 * np.std(errors, ddof=1))
+
+
+def _class_gaps(bin_of: npt.NDArray[np.intp], differences: Floats) -> Floats:
+    """For each class the sum over bins of the absolute mean difference, `(n_classes,)`."""
+    n_rows, n_classes = differences.shape
+    place = bin_of + BINS * np.arange(n_classes)
+    sums = np.bincount(place.ravel(), differences.ravel(), minlength=BINS * n_classes)
+    gaps: Floats = np.abs(sums).reshape(n_classes, BINS).sum(axis=1) / n_rows
+    return gaps
+
+
+def _draw(task: Task, probabilities: Floats, rng: np.random.Generator) -> Floats:
+    """Labels `(n_rows, n_classes)` that these probabilities would bring about."""
+    if not task.exclusive:
+        return (rng.random(probabilities.shape) < probabilities).astype(np.float64)
+    chance = rng.random(len(probabilities))[:, None] * probabilities.sum(axis=1, keepdims=True)
+    # the last class takes what rounding leaves
+    number = (probabilities[:, :-1].cumsum(axis=1) <= chance).sum(axis=1)
+    drawn: Floats = np.eye(probabilities.shape[1])[number]
+    return drawn
 
 
 def bins(probabilities: Floats) -> npt.NDArray[np.intp]:

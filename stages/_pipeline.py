@@ -4,12 +4,13 @@ Each step is the stage's own code; nothing is fitted, and no row depends on anot
 ensemble without a weight are left out, and so are features that none of the others takes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from ruamel.yaml import YAML
 
@@ -18,8 +19,9 @@ from stages.base import parallel
 from stages.base.blocks import column_blocks
 from stages.base.errors import InputError
 from stages.base.params import FOLDER, Params, read_params
-from stages.base.tables import PREDICTION
+from stages.base.tables import PREDICTION, read_json
 from stages.base.tasks import Floats, Task, read_task
+from stages.cascade import CascadeParams, confidence
 from stages.clean import CleanParams, clean_texts, make_normalizer
 from stages.ensemble import Blend
 from stages.ensemble import load as load_blend
@@ -108,14 +110,29 @@ class Labels:
 
 
 @dataclass(frozen=True)
+class Cheap:
+    """The cheap model of a cascade, and the confidence from which it answers alone."""
+
+    features: Features | None
+    member: Member
+    threshold: float
+
+    def __call__(self, task: Task, texts: pd.DataFrame) -> tuple[Floats, npt.NDArray[np.bool_]]:
+        """Its probabilities `(n_rows, n_classes)`, and the rows that it is not sure of."""
+        found = self.member.predict(texts, self.features(texts) if self.features else {})
+        return found, confidence(task, found) < self.threshold
+
+
+@dataclass(frozen=True)
 class Pipeline:
-    """All that turns texts into the ensemble's probabilities."""
+    """All that turns texts into the ensemble's probabilities, or those of a cascade."""
 
     task: Task
     features: Features | None
     members: Mapping[str, Member]
     blend: Blend
     labels: Labels | None
+    cheap: Cheap | None
 
     @property
     def columns(self) -> list[str]:
@@ -128,6 +145,16 @@ class Pipeline:
         sets = self.features(texts) if self.features else {}
         return {name: member.predict(texts, sets) for name, member in self.members.items()}
 
+    def probabilities(self, texts: pd.DataFrame) -> Floats:
+        """The probabilities of the ensemble, or of the cascade, `(n_rows, n_classes)`."""
+        if self.cheap is None:
+            return self.blend(np.stack(list(self.by_member(texts).values())))
+        values, unsure = self.cheap(self.task, texts)
+        if unsure.any():
+            rest = self.by_member(texts[unsure])
+            values[unsure] = self.blend(np.stack(list(rest.values())))
+        return values
+
     def predict(self, texts: pd.DataFrame) -> pd.DataFrame:
         """Probabilities `p_<class>` of rows, and their labels where the dataset submits labels.
 
@@ -136,15 +163,18 @@ class Pipeline:
         """
         if not len(texts):
             return pd.DataFrame(columns=self.columns)
-        values = self.blend(np.stack(list(self.by_member(texts).values())))
+        values = self.probabilities(texts)
         frame = pd.DataFrame(values, columns=self.columns[: values.shape[1]], index=texts.index)
         if self.labels is not None:
             frame[LABEL] = labels_of(values, self.labels.thresholds, self.task, self.labels.params)
         return frame
 
     @classmethod
-    def load(cls, dataset: str, root: Path) -> "Pipeline":
+    def load(cls, dataset: str, root: Path, *, cascade: bool = False) -> "Pipeline":
         """Put together the pipeline of a dataset, from the repository or a copy of its `files`.
+
+        With `cascade`, the cheap model of the section `cascade` answers the rows that it is sure
+        of; what it takes must be trained too.
 
         Raises:
             InputError: It is not trained, or not with the params that stand there now.
@@ -161,15 +191,38 @@ class Pipeline:
         labels = None
         if submit.labels is not None:
             labels = Labels(submit.labels, read_thresholds(root / places.thresholds, task))
-        needed = sets_of(root / places.models / name for name in names)
         folder = root / places.data
+
+        def features(members: Iterable[str]) -> Features | None:
+            needed = sets_of(root / places.models / name for name in members)
+            return Features.load(folder, task, clean, ngrams, embed, needed) if needed else None
+
+        cheap = None
+        if cascade:
+            name = read_params(CascadeParams, dataset, "cascade", root / FOLDER).cheap
+            threshold = read_threshold(root / places.cascade)
+            member = load_member(root / places.models / name, task)
+            cheap = Cheap(features([name]), member, threshold)
         return cls(
             task,
-            Features.load(folder, task, clean, ngrams, embed, needed) if needed else None,
+            features(names),
             {name: load_member(root / places.models / name, task) for name in names},
             blend,
             labels,
+            cheap,
         )
+
+
+def read_threshold(path: Path) -> float:
+    """The threshold that the stage `cascade` wrote.
+
+    Raises:
+        InputError: It wrote none: the cheap model or the ensemble predicted no row out of fold.
+    """
+    found = read_json(path)
+    if "threshold" not in found:
+        raise InputError(f"{path}: got {list(found)}; expected a threshold: another cascade.cheap")
+    return float(found["threshold"])
 
 
 def as_frame(rows: list[Row], task: Task) -> pd.DataFrame:
@@ -202,6 +255,11 @@ class Places:
     def weights(self) -> Path:
         """Weights of the ensemble."""
         return Path("metrics/weights") / f"{self.dataset}.json"
+
+    @property
+    def cascade(self) -> Path:
+        """What the stage `cascade` found."""
+        return Path("metrics/cascade") / f"{self.dataset}.json"
 
     @property
     def thresholds(self) -> Path:

@@ -4,6 +4,7 @@ Marks of the style `quiet` are the background that others are compared with. Whe
 parameter `model`, the page sets it to the model that is shown.
 """
 
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -233,6 +234,25 @@ def learning_curve(table: pd.DataFrame) -> Spec:
         mark("rule", {"x": x, "y": quantity("low"), "y2": {"field": "high"}} | colour),
         mark("circle", {"x": x, "y": y, "tooltip": shown} | colour, size=60, opacity=1),
         height=320,
+    )  # fmt: skip
+
+
+def cascade(table: pd.DataFrame, chosen: Mapping[str, float]) -> Spec:
+    """Log loss against cost at all thresholds, and what the chosen one came to (nested)."""
+    x = quantity("predict_ms_per_row", "milliseconds a row", scale=LOOSE, axis={"tickCount": 5})
+    y = quantity("log_loss", "log loss", scale=LOOSE)
+    shown = tips(
+        milliseconds_a_row="predict_ms_per_row ,.4~g", log_loss="log_loss .4f",
+        answered_by_the_cheap_model="cheap_share .0%", threshold="threshold .3f",
+    )  # fmt: skip
+    point = {"data": {"values": records(pd.DataFrame([chosen]))}}
+    return layers(
+        table, "Log loss of the cascade against its cost",
+        mark("line", {"x": x, "y": y, "order": quantity("cheap_share")}, style="quiet"),
+        mark("circle", {"x": x, "y": y, "tooltip": shown}, size=60, opacity=1),
+        mark("point", {"x": x, "y": y, "tooltip": shown}, size=260, strokeWidth=2.5,
+             style="people", filled=False) | point,
+        height=300,
     )  # fmt: skip
 
 

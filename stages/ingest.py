@@ -3,9 +3,10 @@ r"""From raw files to rows: what can be used, what cannot and why.
 In: the raw folder of a dataset. Out: `rows.parquet` (id, part, the text or, of a preference, the
 texts as lists of turns, targets `y_<class>`, NaN in the test part, and `truth_<class>` where the
 dataset comes with a known judge), `rejects.parquet` (file, line, id and reason of every raw row
-that did not become a row, so that rows + rejects = raw rows) and `labels.json` (kind of task,
-ordered classes). A row that the params leave out on purpose (of several labels where the task has
-one) is a reject too, but is counted apart and is no fault.
+that did not become a row, so that rows + rejects = raw rows), `labels.json` (kind of task, ordered
+classes) and `strata.parquet` (the names of the models that answered a train row, where the files of
+a preference tell them: only the stage `audit` reads it). A row that the params leave out on purpose
+(of several labels where the task has one) is a reject too, but is counted apart and is no fault.
 
 Nothing is written where a file is missing or of the wrong shape, where too many rows are rejected,
 or where the sample submission or the truth does not fit. A reader (`stages/readers/`) knows the
@@ -13,7 +14,8 @@ format; this stage knows what holds for all of them.
 
     python -m stages.ingest --dataset arena --raw data/raw/arena \
       --rows data/arena/rows.parquet --rejects data/arena/rejects.parquet \
-      --labels data/arena/labels.json --metrics metrics/ingest/arena.json
+      --labels data/arena/labels.json --strata data/arena/strata.parquet \
+      --metrics metrics/ingest/arena.json
 """
 
 import logging
@@ -32,7 +34,7 @@ from stages.base.cli import run
 from stages.base.errors import InputError
 from stages.base.folds import DEV, TEST, TRAIN
 from stages.base.params import Params, read_params
-from stages.base.tables import ID, PART, TARGET, TRUTH, atomic, write_json
+from stages.base.tables import ID, MODEL_A, MODEL_B, PART, TARGET, TRUTH, atomic, write_json
 from stages.base.tasks import TASKS, Task
 from stages.readers.arena import ArenaReader
 from stages.readers.rows import (
@@ -62,6 +64,7 @@ AnyReader: TypeAlias = ArenaReader | TableReader | TextReader
 REJECTS = pa.schema(
     [("file", pa.string()), ("line", pa.int64()), (ID, pa.string()), ("reason", pa.string())]
 )
+STRATA = pa.schema([(ID, pa.string()), (MODEL_A, pa.string()), (MODEL_B, pa.string())])
 
 
 class IngestParams(Params):
@@ -102,8 +105,8 @@ def row_schema(task: Task) -> Any:
     )
 
 
-def build(records: Iterable[Sourced], task: Task) -> tuple[Any, Any]:
-    """The Arrow tables of rows and rejects, in the order of the records.
+def build(records: Iterable[Sourced], task: Task) -> tuple[Any, Any, Any]:
+    """The Arrow tables of rows, rejects and model names, in the order of the records.
 
     A row whose id an earlier row has is a reject.
     """
@@ -112,6 +115,7 @@ def build(records: Iterable[Sourced], task: Task) -> tuple[Any, Any]:
     batches: list[Any] = []
     rows: list[tuple[Any, ...]] = []
     rejects: list[tuple[Any, ...]] = []
+    strata: list[tuple[Any, ...]] = []
     for part, file, record in records:
         if isinstance(record, Reject):
             rejects.append((file, record.line, record.id, record.reason))
@@ -120,11 +124,17 @@ def build(records: Iterable[Sourced], task: Task) -> tuple[Any, Any]:
         else:
             seen.add(record.id)
             rows.append((record.id, part, *record.texts, *(record.target or unlabelled)))
+            if any(record.models):
+                strata.append((record.id, *record.models))
         if len(rows) == BATCH:
             batches.append(_batch(rows, schema))
             rows = []
     batches.append(_batch(rows, schema))
-    return pa.Table.from_batches(batches), pa.Table.from_batches([_batch(rejects, REJECTS)])
+    return (
+        pa.Table.from_batches(batches),
+        pa.Table.from_batches([_batch(rejects, REJECTS)]),
+        pa.Table.from_batches([_batch(strata, STRATA)]),
+    )
 
 
 def _batch(rows: list[tuple[Any, ...]], schema: Any) -> Any:
@@ -309,14 +319,21 @@ def refuse(raw: Path, faults: list[str]) -> None:
 
 
 def main(
-    *, dataset: str, raw: Path, rows: Path, rejects: Path, labels: Path, metrics: Path
+    *,
+    dataset: str,
+    raw: Path,
+    rows: Path,
+    rejects: Path,
+    labels: Path,
+    strata: Path,
+    metrics: Path,
 ) -> None:
-    """Read the raw folder, check it, and write rows, rejects, labels and counts."""
+    """Read the raw folder, check it, and write rows, rejects, labels, model names and counts."""
     params = read_params(IngestParams, dataset, "ingest")
     log.info("ingest: reading %s as %s", raw, params.reader.format)
     refuse(raw, file_faults(raw, params))
     task = TASKS[params.task](params.reader.classes(raw))
-    kept, lost = build(read_records(raw, params.reader), task)
+    kept, lost, names = build(read_records(raw, params.reader), task)
     faults = reject_faults(kept, lost, raw, params)
     faults += sample_faults(raw, params, kept, lost)
     truth = None
@@ -335,6 +352,7 @@ def main(
         log.warning("ingest: %d test rows are rejects; a submission still needs their ids", n_lost)
     write_arrow(kept if truth is None else with_truth(kept, truth, task), rows)
     write_arrow(lost, rejects)
+    write_arrow(names, strata)
     write_json({"kind": task.kind, "classes": list(task.classes)}, labels)
     write_json(counts, metrics)
 

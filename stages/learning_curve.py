@@ -3,10 +3,12 @@ r"""How little labelled data is enough: chosen models on nested fractions of the
 In: folds and feature sets. Out: one table for a plot, a row for each model and fraction, with its
 metrics on all out-of-fold rows. The rows of a smaller fraction are among those of each larger one
 (nested), and each class keeps its share but at least one row (stratified; a row of several labels
-counts as one of its rarest). Folds and models are those of the models' own sections, without their
+counts as one of its rarest). Seeds draw the rows, and what a model draws: metrics are means over
+them, and `log_loss_seed_deviation` says how far the log loss strays; on all rows (fraction 1) that
+is the model's own chance. Folds and models are those of the models' own sections, without their
 search. Vocabulary and vectors need no labels: they are those of the whole train part.
 
-The one stage that imports others: it fits what they fit. No models in the params: an empty table.
+It imports the stages of the models: it fits what they fit. No models in the params: an empty table.
 
     python -m stages.learning_curve --dataset demo --labels data/demo/labels.json \
         --folds data/demo/folds.parquet --tfidf data/demo/tfidf --lsa data/demo/lsa \
@@ -70,6 +72,7 @@ METRICS = [  # columns of the table; those that the task has
     "mean_average_precision",
     "macro_auc",
 ]
+SEEDS, DEVIATION = "seeds", "log_loss_seed_deviation"
 
 
 class LearningCurveParams(Params):
@@ -77,7 +80,7 @@ class LearningCurveParams(Params):
 
     models: tuple[Literal["logreg", "svm", "forest", "xgb", "lgbm"], ...]
     fractions: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)]
-    seed: Annotated[int, Field(ge=0)]
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -102,18 +105,6 @@ class Candidate:
     def of(cls, params: M, fit: Callable[[Sample, M, int], Model]) -> "Candidate":
         """A model by its own `fit`."""
         return cls(params, lambda sample, seed: fit(sample, params, seed))
-
-
-def train_part(folds: Folds) -> Folds:
-    """The rows of the train part only: no other is to be predicted here."""
-    rows = folds.judged
-    return Folds(
-        ids=folds.ids.iloc[rows].reset_index(drop=True),
-        part=folds.part[rows],
-        fold=folds.fold[rows],
-        group=folds.group[rows],
-        targets=folds.targets[rows],
-    )
 
 
 def strata(task: Task, folds: Folds) -> npt.NDArray[np.intp]:
@@ -154,22 +145,31 @@ def learning_curve(
     candidates: Mapping[str, Candidate],
     params: LearningCurveParams,
 ) -> pd.DataFrame:
-    """A row for each model and fraction; `rows` is the mean number of rows that a model saw."""
+    """A row for each model and fraction; `rows` is the mean number of rows that a model saw.
+
+    Metrics are means over the seeds.
+    """
     stratum = strata(task, folds)
     trials = [(name, fraction) for name in candidates for fraction in sorted(params.fractions)]
     lines = []
     for name, fraction in tqdm(trials, desc="learning_curve", unit="fit", disable=None):
-        model = candidates[name]
-        fewer = fewer_rows(folds, stratum, fraction, params.seed)
-        fitted = crossfit(
-            task, fewer, sets, model.params.sources(), model.fit,
-            balance=model.params.balance, seed=model.params.seed,
-        )  # fmt: skip
-        rows = float(np.mean([len(fewer.train(fold)) for fold in fewer.numbers]))
+        model, judged, rows = candidates[name], [], []
+        for seed in params.seeds:
+            fewer = fewer_rows(folds, stratum, fraction, seed)
+            fitted = crossfit(
+                task, fewer, sets, model.params.sources(), model.fit,
+                balance=model.params.balance, seed=model.params.seed + seed * len(folds.numbers),
+            )  # fmt: skip
+            judged.append(judge(task, fewer, fitted))
+            rows += [len(fewer.train(fold)) for fold in fewer.numbers]
+        found = pd.DataFrame(judged)
+        spread = float(found["log_loss"].std(ddof=1)) if len(judged) > 1 else 0.0
         lines.append(
-            {"model": name, "fraction": fraction, "rows": rows} | judge(task, fewer, fitted)
+            {"model": name, "fraction": fraction, "rows": float(np.mean(rows))}
+            | found.mean().to_dict()
+            | {SEEDS: len(judged), DEVIATION: spread}
         )
-    head = ["model", "fraction", "rows", *METRICS]
+    head = ["model", "fraction", "rows", *METRICS, SEEDS, DEVIATION]
     return pd.DataFrame(lines, columns=[n for n in head if not lines or n in lines[0]])
 
 
@@ -189,7 +189,8 @@ def main(
     candidates: dict[str, Candidate] = {name: known[name]() for name in params.models}
     mirror = Mirror("learning_curve", dataset, [labels, folds])
     task = read_task(labels)
-    stored = train_part(read_folds(folds, task))
+    whole = read_folds(folds, task)
+    stored = whole.take(whole.judged)  # no other is to be predicted here
     paths = {"tfidf": tfidf, "lsa": lsa, "word2vec": word2vec, "style": style, "embed": embed}
     needed = {name for model in candidates.values() for name in model.params.sources()}
     sets = read_sets(paths, needed, stored.ids)

@@ -156,7 +156,9 @@ def rejects_of(output: Path) -> Path:
     return output.with_suffix(".rejects.csv")
 
 
-def main(source: Path, output: Path, /, *, dataset: str, root: Path = Path()) -> None:
+def main(
+    source: Path, output: Path, /, *, dataset: str, root: Path = Path(), cascade: bool = False
+) -> None:
     """Predict new rows.
 
     Args:
@@ -164,6 +166,7 @@ def main(source: Path, output: Path, /, *, dataset: str, root: Path = Path()) ->
         output: Where the predictions go: a file, or a folder for many.
         dataset: Whose pipeline: its name in params/.
         root: The repository, with params/, data/, models/ and metrics/.
+        cascade: Let the cheap model of the section `cascade` answer the rows that it is sure of.
     """
     reader = read_params(IngestParams, dataset, "ingest", root / FOLDER).reader
     sources = sources_of(source)
@@ -172,7 +175,7 @@ def main(source: Path, output: Path, /, *, dataset: str, root: Path = Path()) ->
     faults += [fault for path in sources for fault in reader.faults(path, labelled=False)]
     if faults:
         raise InputError.listing(f"{source}: nothing was predicted", faults)
-    load = partial(Pipeline.load, dataset, root.resolve())
+    load = partial(Pipeline.load, dataset, root.resolve(), cascade=cascade)
     pipeline = load()
     log.info("predict: %s with %s", source, ", ".join(pipeline.members))
     found = predict(sources, partial(reader.read, labelled=False), pipeline, load)

@@ -16,6 +16,8 @@ the commit.
         --confusion metrics/confusion/demo --reliability metrics/reliability/demo \
         --thresholds metrics/thresholds/demo/ensemble.json --weights metrics/weights/demo.json \
         --ingest metrics/ingest/demo.json --split metrics/split/demo.json \
+        --audit metrics/audit/demo.json --cascade metrics/cascade/demo.json \
+        --cascade-curve metrics/cascade_curves/demo.csv \
         --learning-curves metrics/learning_curves --params-file params/demo.yaml \
         --page stages/report_page --html-out metrics/report/demo.html
 """
@@ -32,6 +34,7 @@ from typing import Any
 import pandas as pd
 
 from stages import _report_charts as charts
+from stages._report_audits import findings, gains, seeds
 from stages._report_quality import (
     COST,
     gain,
@@ -82,6 +85,9 @@ class Found:
     weights: dict[str, Any]
     ingest: dict[str, Any]
     split: dict[str, Any]
+    audit: dict[str, Any]
+    cascade: dict[str, Any]
+    cascades: pd.DataFrame
     curve: pd.DataFrame
 
 
@@ -154,6 +160,8 @@ def specs(looked: Looked, found: Found, final: str) -> dict[str, charts.Spec]:
     tables = [by_slice(judged, labels) for labels in looked.kinds.values()]
     for k, table in enumerate(tables):
         drawn[f"slice-{k}"] = charts.sliced(table, loss_domain(tables), final)
+    if len(found.cascades):
+        drawn["cascade"] = charts.cascade(found.cascades, found.cascade)
     if len(found.curve):
         drawn["curve"] = charts.learning_curve(found.curve)
     return drawn
@@ -228,6 +236,10 @@ def context(looked: Looked, found: Found, final: str) -> dict[str, Any]:
         "slices": list(looked.kinds),
         "position": position_bias(judged) if judged.task.symmetric else [],
         "length": looked.length,
+        "audits": [*findings(found.audit, found.scores[final], final), *seeds(found.curve)],
+        "gains": gains(found.audit).to_dict(orient="records"),
+        "cascade": found.cascade,
+        "cheap": found.cascades["cheap"].iloc[0] if len(found.cascades) else "",
         "members": len(members(found.weights)),
         "weights": found.weights,
         "ingest": {k: v for k, v in found.ingest.items() if not k.startswith(SHARE)},
@@ -319,6 +331,9 @@ def main(
     weights: Path,
     ingest: Path,
     split: Path,
+    audit: Path,
+    cascade: Path,
+    cascade_curve: Path,
     learning_curves: Path,
     params_file: Path,
     page: Path,
@@ -341,6 +356,9 @@ def main(
         weights=read_json(weights),
         ingest=read_json(ingest),
         split=read_json(split),
+        audit=read_json(audit),
+        cascade=read_json(cascade),
+        cascades=read_csv(cascade_curve, ["cheap"]),
         curve=read_csv(curve, ["model"]) if curve.exists() else pd.DataFrame(),
     )
     looked = look(judged, read_texts(task, rows, judged.ids), final, found.thresholds)

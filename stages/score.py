@@ -37,7 +37,9 @@ from stages._metrics import (
     Labels,
     actual_labels,
     bins,
+    calibration_noise,
     choose_thresholds,
+    class_calibration_error,
     class_scores,
     decide,
     decision_metrics,
@@ -90,6 +92,9 @@ def score(task: Task, part: Scored) -> dict[str, float]:
     """All metrics of one part."""
     found = probability_metrics(task, part.targets, part.probabilities)
     found |= decision_metrics(task, part.actual, part.given)
+    found["class_calibration_error"] = class_calibration_error(part.targets, part.probabilities)
+    mean, bound = calibration_noise(task, part.probabilities)
+    found |= {"class_calibration_noise": mean, "class_calibration_noise_bound": bound}
     if not task.exclusive:
         fixed = decision_metrics(task, part.actual, decide(task, part.probabilities, HALF))
         found |= {f"{name}_at_half": value for name, value in fixed.items()}

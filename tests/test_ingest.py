@@ -28,7 +28,7 @@ TRAIN = "id,model_a,model_b,prompt,response_a,response_b,winner_model_a,winner_m
 TEST = "id,prompt,response_a,response_b\n"
 SAMPLE = "id,winner_model_a,winner_model_b,winner_tie\n"
 PREFERENCES = ["1,0,0", "0,1,0", "0,0,1", "1,0,0"]
-OUTS = ("rows.parquet", "rejects.parquet", "labels.json", "ingest.json")
+OUTS = ("rows.parquet", "rejects.parquet", "labels.json", "strata.parquet", "ingest.json")
 
 
 def train(*ids):
@@ -61,10 +61,11 @@ def raw_files(**files):
 
 def run(out="out", raw="raw", **section):
     write_params(Path(), "mine", ingest=SECTION | section)
-    rows, rejects, labels, metrics = (Path(out) / name for name in OUTS)
+    rows, rejects, labels, strata, metrics = (Path(out) / name for name in OUTS)
     ingest.main(
-        dataset="mine", raw=Path(raw), rows=rows, rejects=rejects, labels=labels, metrics=metrics
-    )
+        dataset="mine", raw=Path(raw), rows=rows, rejects=rejects, labels=labels, strata=strata,
+        metrics=metrics,
+    )  # fmt: skip
     return pd.read_parquet(rows), pd.read_parquet(rejects), json.loads(metrics.read_text())
 
 
@@ -87,6 +88,26 @@ def test_rows_have_parts_turns_and_targets_and_no_model_names(workspace):
         "raw_rows": 6, "train_rows": 4, "test_rows": 2, "rejects": 0, "null_turns": 4,
         "share_a": 0.5, "share_b": 0.25, "share_tie": 0.25,
     }  # fmt: skip
+
+
+def test_model_names_change_no_byte_but_those_of_their_own_file(workspace):
+    """So no feature can know them: all features are made of rows.parquet."""
+    raw_files()
+    run("named")
+    others = train(1, 2, 3, 4).replace("gpt,koala", "koala,gpt", 2).replace("gpt,koala", ",", 1)
+    raw_files(train=others)
+    run("others")
+    raw_files(train=train(1, 2, 3, 4).replace("model_a,model_b,", "").replace("gpt,koala,", ""))
+    run("nameless")
+    for file in OUTS:
+        first, *more = (Path(out, file).read_bytes() for out in ("named", "others", "nameless"))
+        assert [first == other for other in more] == [file != "strata.parquet"] * 2, file
+    strata = pd.read_parquet("others/strata.parquet")
+    assert list(strata) == ["id", "model_a", "model_b"]
+    assert strata.to_numpy().tolist() == [
+        ["1", "koala", "gpt"], ["2", "koala", "gpt"], ["4", "gpt", "koala"],
+    ]  # fmt: skip
+    assert len(pd.read_parquet("nameless/strata.parquet")) == 0
 
 
 def test_every_later_row_with_an_id_is_rejected_also_across_parts(workspace):
@@ -336,7 +357,7 @@ def test_truth_of_several_labels_need_not_sum_to_one(workspace):
 def test_another_process_writes_the_same_bytes(workspace):
     raw_files(train=train(1, 2, 3, 3))
     run("one")
-    outs = dict(zip(("rows", "rejects", "labels", "metrics"), OUTS, strict=True))
+    outs = dict(zip(("rows", "rejects", "labels", "strata", "metrics"), OUTS, strict=True))
     options = [word for name, file in outs.items() for word in (f"--{name}", f"two/{file}")]
     subprocess.run(
         [sys.executable, "-m", "stages.ingest", "--dataset", "mine", "--raw", "raw", *options],

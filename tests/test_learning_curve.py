@@ -86,9 +86,9 @@ def test_table_has_a_row_for_each_model_and_fraction(task, folds, sets):
     prior = lc.Candidate.of(
         PriorParams(balance="none", seed=0, search=None, embed=None, style=source), fit_prior
     )
-    params = lc.LearningCurveParams(models=("svm", "logreg"), fractions=(1.0, 0.3), seed=0)
+    params = lc.LearningCurveParams(models=("svm", "logreg"), fractions=(1.0, 0.3), seeds=(0,))
     rows = folds.train(None)
-    part = lc.train_part(folds)
+    part = folds.take(folds.judged)
     own = {
         name: {k: type(b)(b.X[rows], b.names) for k, b in blocks.items()}
         for name, blocks in sets.items()
@@ -106,8 +106,8 @@ def test_table_has_a_row_for_each_model_and_fraction(task, folds, sets):
 
 
 def test_no_models_make_an_empty_table_with_a_head(task, folds, sets):
-    params = lc.LearningCurveParams(models=(), fractions=(1.0,), seed=0)
-    table = lc.learning_curve(task, lc.train_part(folds), sets, {}, params)
+    params = lc.LearningCurveParams(models=(), fractions=(1.0,), seeds=(0,))
+    table = lc.learning_curve(task, folds.take(folds.judged), sets, {}, params)
     assert len(table) == 0
     assert list(table)[:3] == ["model", "fraction", "rows"]
 
@@ -117,5 +117,28 @@ def test_unknown_model_is_refused():
     allowed = "'logreg', 'svm', 'forest', 'xgb' or 'lgbm'"
     with pytest.raises(ValueError, match=f"Input should be {allowed}"):
         lc.LearningCurveParams.model_validate_json(
-            '{"models": ["gpt"], "fractions": [1.0], "seed": 0}'
+            '{"models": ["gpt"], "fractions": [1.0], "seeds": [0]}'
         )
+
+
+def test_seeds_reach_the_draws_of_the_model_and_metrics_are_their_means(task, folds, sets):
+    """What the model predicts is drawn from its seed alone."""
+
+    def fit(_sample, _params, seed):
+        return Prior(np.random.default_rng(seed).dirichlet([5, 5, 5]))
+
+    source = SourceParams(parts=("difference",), scale="none", weight=1.0)
+    given = PriorParams(balance="none", seed=0, search=None, embed=None, style=source)
+    candidates = {"svm": lc.Candidate.of(given, fit)}
+    stored = folds.take(folds.judged)
+
+    def curve(*seeds):
+        params = lc.LearningCurveParams(models=("svm",), fractions=(1.0,), seeds=seeds)
+        return lc.learning_curve(task, stored, sets, candidates, params).iloc[0]
+
+    each = [curve(seed)["log_loss"] for seed in (0, 1, 2)]
+    both = curve(0, 1, 2)
+    assert len(set(each)) == 3
+    assert both["log_loss"] == pytest.approx(np.mean(each))
+    assert both["log_loss_seed_deviation"] == pytest.approx(np.std(each, ddof=1))
+    assert (curve(0)["seeds"], curve(0)["log_loss_seed_deviation"]) == (1, 0)

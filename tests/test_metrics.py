@@ -167,3 +167,39 @@ def test_calibration_error_of_several_labels_looks_at_each_class():
     targets, probabilities = np.array([[1.0, 0], [0, 1]]), np.array([[0.9, 0.1], [0.2, 0.2]])
     expected = (abs(0.9 - 1) + abs(0.1 - 0) + abs(0.4 - 1)) / 4
     assert _metrics.calibration_error(task, targets, probabilities) == pytest.approx(expected)
+
+
+def test_class_calibration_error_by_hand():
+    targets = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    probabilities = np.array([[0.5, 0.5], [0.5, 0.5], [0.1, 0.9]])
+    # both classes: a bin of two rows, right in half of them, and a row that is 0.1 too low
+    found = _metrics.class_calibration_error(targets, probabilities)
+    assert found == pytest.approx(0.1 / 3)
+
+
+@pytest.mark.parametrize("task", [ONE, SEVERAL])
+def test_calibrated_probabilities_err_as_chance_does_and_sure_ones_beyond_it(task):
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet([1] * 4, 2000) if task.exclusive else rng.beta(0.5, 2, (2000, 4))
+    targets = _metrics._draw(task, p, np.random.default_rng(9))
+    mean, bound = _metrics.calibration_noise(task, p)
+    assert 0 < mean < bound
+    assert abs(_metrics.class_calibration_error(targets, p) - mean) < 2.5 * (bound - mean)
+    sure = task.sharpen(p, 0.3)
+    _, bound = _metrics.calibration_noise(task, sure)
+    assert _metrics.class_calibration_error(targets, sure) > 2 * bound
+
+
+def test_labels_are_drawn_as_often_as_probabilities_say():
+    p = np.tile([0.5, 0.0, 0.2, 0.3], (20_000, 1))
+    for task in (ONE, SEVERAL):
+        drawn = _metrics._draw(task, p, np.random.default_rng(0))
+        np.testing.assert_allclose(drawn.mean(axis=0), p[0], atol=0.01)
+    assert (_metrics._draw(ONE, p, np.random.default_rng(0)).sum(axis=1) == 1).all()
+
+
+@pytest.mark.parametrize("task", [ONE, SEVERAL])
+def test_calibration_of_one_row_and_of_certainty_is_finite(task):
+    certain = np.array([[1.0, 0.0, 0.0, 0.0]])
+    assert _metrics.calibration_noise(task, certain) == (0.0, 0.0)
+    assert _metrics.class_calibration_error(certain, certain) == 0

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stages import _predict_chunks, predict
+from stages import _pipeline, _predict_chunks, predict
 from stages.base.errors import InputError
 from stages.readers.arena import ArenaReader
 
@@ -33,8 +33,8 @@ def raw_test(folder, dataset):
     return folder / "data" / "raw" / dataset / "test.csv"
 
 
-def stored(folder, dataset):
-    table = pd.read_parquet(folder / "data" / dataset / "predictions" / "ensemble.parquet")
+def stored(folder, dataset, model="ensemble"):
+    table = pd.read_parquet(folder / "data" / dataset / "predictions" / f"{model}.parquet")
     table = table[table["part"] == "test"]
     return table[["id", *(name for name in table if name.startswith("p_"))]].reset_index(drop=True)
 
@@ -58,6 +58,30 @@ def test_the_test_file_gets_the_predictions_of_the_pipeline(trained, dataset, su
     np.testing.assert_allclose(found[values], expected[values], rtol=0, atol=1e-5)
     assert list(found)[1:] == [*values, *(["label"] if dataset == "goemotions" else [])]
     assert [path.name for path in tmp_path.iterdir()] == [out.name]  # no rejects, nothing left
+
+
+@pytest.mark.parametrize("dataset", ["demo", "goemotions"])
+def test_cascade_takes_the_cheap_model_where_it_is_sure(trained, dataset, tmp_path, monkeypatch):
+    folder, out = trained(dataset), tmp_path / "out.csv"
+    cheap = "mlp" if dataset == "demo" else "logreg"
+    own, rest = (stored(folder, dataset, name) for name in (cheap, "ensemble"))
+    values = list(rest)[1:]
+    sure = own[values].to_numpy()
+    sure = sure.max(axis=1) if dataset == "demo" else np.maximum(sure, 1 - sure).mean(axis=1)
+    threshold = (np.sort(sure)[6] + np.sort(sure)[7]) / 2
+    monkeypatch.setattr(_pipeline, "read_threshold", lambda _: threshold)
+    predict.main(raw_test(folder, dataset), out, dataset=dataset, root=folder, cascade=True)
+    expected = np.where((sure >= threshold)[:, None], own[values], rest[values])
+    np.testing.assert_allclose(read(out)[values], expected, rtol=0, atol=1e-5)
+    assert 0 < (sure >= threshold).sum() < len(sure)
+
+
+def test_threshold_of_the_cascade_is_that_of_its_stage(trained, tmp_path):
+    path = trained("demo") / "metrics/cascade/demo.json"
+    assert _pipeline.read_threshold(path) == json.loads(path.read_text())["threshold"]
+    (tmp_path / "none.json").write_text('{"rows": 0}')
+    with pytest.raises(InputError, match=r"none\.json: got \['rows'\]; expected a threshold"):
+        _pipeline.read_threshold(tmp_path / "none.json")
 
 
 def test_labels_are_those_of_the_submission(trained, tmp_path, monkeypatch):

@@ -186,9 +186,10 @@ def embedded(page):
 def test_page_has_all_that_its_task_has(pages, kind):
     html, specs = embedded(pages[kind])
     ids = re.findall(r'<h2 id="(\w+)"', html)
-    always = ["summary", "leaderboard", "cost", "weights", "reliability", "confusion", "classes",
-              "length", "slices", "curve", "worst", "data", "params", "source"]  # fmt: skip
-    assert ids == [*always[:8], "bias", *always[8:]] if kind == "preference" else ids == always
+    always = ["summary", "leaderboard", "cost", "cascade", "weights", "reliability", "confusion",
+              "classes", "audits", "length", "slices", "curve", "worst", "data", "params",
+              "source"]  # fmt: skip
+    assert ids == [*always[:10], "bias", *always[10:]] if kind == "preference" else ids == always
     assert sorted(re.findall(r'data-chart="([\w-]+)"', html)) == sorted(specs)
     assert html.count('<details class="row"') == 20
     assert 'value="never"' not in html

@@ -39,7 +39,7 @@ SMALL = {
     "mlp.rounds": 2,
 }
 # What differs from run to run: times and memory.
-COST = re.compile(r"metrics/(cost/.*|report/.*|leaderboard\..*)")
+COST = re.compile(r"metrics/(cost/.*|cascade.*|report/.*|leaderboard\..*)")
 IDENTITY = {
     f"GIT_{who}_{what}": value
     for who in ("AUTHOR", "COMMITTER")
@@ -186,6 +186,8 @@ def followers(*models: str) -> set[str]:
     return {
         *(f"{model}@demo" for model in scored),
         *(f"score@demo-{model}" for model in scored),
+        "audit@demo",
+        "cascade@demo",
         "leaderboard",
         "report@demo",
         "card@demo",
@@ -240,8 +242,8 @@ def test_stages_built_side_by_side_give_the_same_bytes(
 def test_change_of_the_svm_reruns_its_followers_only(project: Project) -> None:
     with (project.folder / "stages/models/svm.py").open("a", encoding="utf-8") as file:
         file.write("# the same model, other bytes in its module\n")
-    # leaderboard and report show the cost
-    assert set(project.repro()) == {"svm@demo", "leaderboard", "report@demo"}
+    # leaderboard, cascade and report show the cost
+    assert set(project.repro()) == {"svm@demo", "leaderboard", "cascade@demo", "report@demo"}
     project.edit("stages/models/svm.py", "LinearSVC(C=params.C", "LinearSVC(C=100 * params.C")
     stages = project.repro()
     assert sorted(stages) == sorted(followers("svm"))

@@ -22,7 +22,7 @@ MEMBERS = (*MODELS, BACKBONE)
 EMBEDDED = ("svm", "xgb", "mlp")  # models that take sentence embeddings
 STAGES = (
     "ingest", "split", "augment", "clean", "tfidf", "word2vec", "style", "embed", *MODELS, "tokens",
-    "finetune", "ensemble", "score",
+    "finetune", "ensemble", "score", "cascade",
 )  # fmt: skip
 SMALL = {
     "split.n_folds": 2,

@@ -52,6 +52,16 @@ class Folds:
         """Rows that the model of `fold` predicts out of fold."""
         return np.flatnonzero((self.part == TRAIN) & (self.fold == fold))
 
+    def take(self, rows: Indices) -> "Folds":
+        """Some of the rows."""
+        return Folds(
+            ids=self.ids.iloc[rows].reset_index(drop=True),
+            part=self.part[rows],
+            fold=self.fold[rows],
+            group=self.group[rows],
+            targets=self.targets[rows],
+        )
+
     @property
     def unseen(self) -> Indices:
         """Rows that no fold's model sees (the dev and test parts)."""

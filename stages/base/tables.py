@@ -16,6 +16,7 @@ ID = "id"
 PART = "part"
 FOLD = "fold"
 GROUP = "group"
+MODEL_A, MODEL_B = "model_a", "model_b"  # names of what answered, in strata.parquet
 TARGET = "y_"  # targets: y_<class>, a probability; NaN where the row has no label
 TRUTH = "truth_"  # truth_<class>: the probability under a known judge, where the data set has one
 PREDICTION = "p_"  # predictions: p_<class>

@@ -10,7 +10,7 @@ A preference is symmetric: exchanging the two answers must exchange the probabil
 both orders and average both orders when they predict.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -355,10 +355,23 @@ def hstack(blocks: list[Matrix]) -> Matrix:
     return np.hstack(blocks)
 
 
+def grow(first: Matrix, others: Iterable[Matrix]) -> Matrix:
+    """Matrices one upon the other, each let go before the next one is made."""
+    if not sparse.issparse(first):
+        return np.vstack([first, *others])
+    data, indices, lengths = first.data.copy(), first.indices.copy(), [np.diff(first.indptr)]
+    for X in others:
+        n = len(data)
+        for array, more in ((data, X.data), (indices, X.indices)):
+            array.resize(n + X.nnz, refcheck=False)  # moves pages, copies none
+            array[n:] = more
+        lengths.append(np.diff(X.indptr))
+    starts = np.append(0, np.cumsum(np.concatenate(lengths), dtype=np.int64))
+    return sparse.csr_matrix((data, indices, starts), shape=(len(starts) - 1, first.shape[1]))
+
+
 def vstack(blocks: list[Matrix]) -> Matrix:
     """Matrices one upon the other; sparse (CSR) if any of them is."""
-    if len(blocks) == 1:
-        return blocks[0]
     if any(sparse.issparse(block) for block in blocks):
         return sparse.vstack(blocks, format="csr")
     return np.vstack(blocks)

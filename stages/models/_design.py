@@ -12,11 +12,11 @@ from scipy import sparse
 from stages.base.folds import Indices
 from stages.base.idf import fit_idf, weigh
 from stages.base.params import Params
-from stages.base.tasks import Block, Design, Floats, Matrix, Part, Task, vstack
+from stages.base.tasks import Block, Design, Floats, Matrix, Part, Task, grow
 
 FeatureSets = Mapping[str, Mapping[str, Block]]  # feature set -> text column -> block
 
-ROWS = 16_384  # encoded at a time: bounds the memory, changes no result
+ROWS = 8192  # encoded at a time: bounds the memory, changes no result
 LARGEST = 3.0  # standard deviations; what lies further out is pulled in (docs/log.md)
 
 
@@ -57,11 +57,10 @@ class Encoder:
 
     def __call__(self, sets: FeatureSets, rows: Indices) -> Design:
         """The design of the rows `rows`: dense if all sets are, float32."""
-        pieces = [
-            self._piece(sets, rows[start : start + ROWS])
-            for start in range(0, max(len(rows), 1), ROWS)
-        ]
-        return replace(pieces[0], X=vstack([piece.X for piece in pieces]))
+        first = self._piece(sets, rows[:ROWS])
+        starts = range(ROWS, len(rows), ROWS)
+        others = (self._piece(sets, rows[start : start + ROWS]).X for start in starts)
+        return replace(first, X=grow(first.X, others))
 
     def _piece(self, sets: FeatureSets, rows: Indices) -> Design:
         designs = [

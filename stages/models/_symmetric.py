@@ -23,16 +23,16 @@ WHOLE = 256  # columns of which the curvature is known whole: all of style, comm
 
 
 class OddEven:
-    """A design matrix `(n_rows, n_features)`, and its products with odd and even columns apart."""
+    """Some rows of a design matrix, and their products with odd and even columns apart."""
 
-    def __init__(self, X: Matrix, n_odd: int) -> None:
+    def __init__(self, X: Matrix, n_odd: int, rows: Indices) -> None:
         self.X = X if sparse.issparse(X) else sparse.csr_matrix(X)
-        self.n_odd = n_odd
-        self._arrays = (self.X.indptr, self.X.indices, self.X.data, n_odd)
+        self.n_odd, self.rows = n_odd, rows
+        self._arrays = (self.X.indptr, self.X.indices, self.X.data, rows, n_odd)
 
     def dot(self, coef: Floats) -> tuple[Floats, Floats]:
         """Products of the odd and of the even columns with `coef`, `(n_rows,)` each."""
-        odd, even = np.empty(self.X.shape[0]), np.empty(self.X.shape[0])
+        odd, even = np.empty(len(self.rows)), np.empty(len(self.rows))
         compiled(_dot)(*self._arrays, coef, odd, even)
         return odd, even
 
@@ -45,7 +45,7 @@ class OddEven:
     def squares(self, weight: Floats) -> Floats:
         """Weighted sum of the squares of each column, `(n_features,)`."""
         found = np.zeros(self.X.shape[1])
-        compiled(_squares)(self.X.indptr, self.X.indices, self.X.data, weight, found)
+        compiled(_squares)(*self._arrays[:4], weight, found)
         return found
 
 
@@ -76,7 +76,7 @@ class Curvature:
         loss = by_column * X.squares(weight)
         n_whole = min(WHOLE, len(loss))
         columns = np.sort(np.argsort(-loss / ridge[:-1], kind="stable")[:n_whole])
-        part = X.X[:, columns].toarray()
+        part = X.X[:, columns].toarray()[X.rows]
         hessian = np.diag(ridge[columns]).astype(np.float64)
         is_odd = columns < X.n_odd
         for own, bends in zip((is_odd, ~is_odd), bend, strict=True):
@@ -116,29 +116,31 @@ def descend(objective: Callable[[Floats], tuple[float, Floats]], curvature: Curv
     return curvature.to_coef(found.x)
 
 
-def _dot(indptr, indices, data, n_odd, coef, odd, even):  # type: ignore[no-untyped-def]
-    for row in range(len(indptr) - 1):
+def _dot(indptr, indices, data, rows, n_odd, coef, odd, even):  # type: ignore[no-untyped-def]
+    for i in range(len(rows)):
         u = v = 0.0
-        for k in range(indptr[row], indptr[row + 1]):
+        for k in range(indptr[rows[i]], indptr[rows[i] + 1]):
             column = indices[k]
             if column < n_odd:
                 u += data[k] * coef[column]
             else:
                 v += data[k] * coef[column]
-        odd[row] = u
-        even[row] = v
+        odd[i] = u
+        even[i] = v
 
 
 def _transposed_dot(  # type: ignore[no-untyped-def]
-    indptr, indices, data, n_odd, by_odd, by_even, found
+    indptr, indices, data, rows, n_odd, by_odd, by_even, found
 ):
-    for row in range(len(indptr) - 1):
-        for k in range(indptr[row], indptr[row + 1]):
+    for i in range(len(rows)):
+        for k in range(indptr[rows[i]], indptr[rows[i] + 1]):
             column = indices[k]
-            found[column] += data[k] * (by_odd[row] if column < n_odd else by_even[row])
+            found[column] += data[k] * (by_odd[i] if column < n_odd else by_even[i])
 
 
-def _squares(indptr, indices, data, weight, found):  # type: ignore[no-untyped-def]
-    for row in range(len(indptr) - 1):
-        for k in range(indptr[row], indptr[row + 1]):
-            found[indices[k]] += weight[row] * data[k] * data[k]
+def _squares(  # type: ignore[no-untyped-def]
+    indptr, indices, data, rows, weight, found
+):
+    for i in range(len(rows)):
+        for k in range(indptr[rows[i]], indptr[rows[i] + 1]):
+            found[indices[k]] += weight[i] * data[k] * data[k]

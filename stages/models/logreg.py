@@ -63,7 +63,7 @@ def _fit_symmetric(sample: Sample, params: LogregParams) -> Linear:
     its penalty is |w|^2 + |v|^2 / 3, and both orders have the same loss: a problem of half the rows
     and a third of the weights.
     """
-    X, task = OddEven(sample.X, sample.n_odd), sample.task
+    X, task = OddEven(sample.X, sample.n_odd, np.arange(len(sample.y))), sample.task
     n_features = sample.X.shape[1]
     target = np.zeros((len(sample.y), sample.n_classes))
     target[np.arange(len(sample.y)), sample.y] = sample.weight
@@ -101,6 +101,7 @@ def main(
         params, fit, dataset=dataset, labels=labels, folds=folds,
         sets={"tfidf": tfidf, "style": style, "embed": embed},
         model=model, predictions=predictions, trials=trials, cost=cost,
+        at_once=1,  # at 57,000 pairs a fold takes 3 GB; other stages can run beside it
     )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ import numpy as np
 from pydantic import Field
 
 from stages.base.cli import run
+from stages.base.folds import Indices
 from stages.base.params import read_params
 from stages.base.tasks import Floats, Matrix
 from stages.models._design import SourceParams
@@ -54,13 +55,13 @@ def fit(sample: Sample, params: SvmParams, seed: int) -> Linear:
     margins = np.empty((len(sample.y), sample.n_classes))
     turned = np.empty_like(margins)  # those of the exchanged rows
     for fitted, held in sample.splits(params.calibration_folds, seed):
-        machines = _machines(sample.take(fitted), params, seed)
+        machines = _machines(sample, fitted, params, seed)
         X = sample.X[held]
         margins[held] = _margins(X, *machines)
         turned[held] = _margins(sample.task.swap_design(X, sample.n_odd), *machines)
     seen = replace(sample, X=margins, weight=sample.natural).both_orders(turned)
     scale, shift = fit_linear(seen, lambda: LogisticRegression(C=1.0, max_iter=1000))
-    coef, intercept = _machines(sample, params, seed)
+    coef, intercept = _machines(sample, np.arange(len(sample.y)), params, seed)
     return Linear(
         sample.task,
         coef=(scale @ coef).astype(np.float32),
@@ -68,13 +69,13 @@ def fit(sample: Sample, params: SvmParams, seed: int) -> Linear:
     )
 
 
-def _machines(sample: Sample, params: SvmParams, seed: int) -> tuple[Floats, Floats]:
+def _machines(sample: Sample, rows: Indices, params: SvmParams, seed: int) -> tuple[Floats, Floats]:
     """Coefficients `(n_classes, n_features)` and intercepts `(n_classes,)` of one-vs-rest SVMs.
 
-    Those of a symmetric task are fitted on both orders of each row.
+    Fitted on the rows `rows`; those of a symmetric task are fitted on both orders of each row.
     """
     if sample.task.symmetric and not params.count_ratios:
-        return _symmetric_machines(sample, params.C)
+        return _symmetric_machines(sample, rows, params.C)
     from sklearn.svm import LinearSVC
 
     # Dual coordinate descent: at a small C five times faster than the primal solver.
@@ -82,10 +83,12 @@ def _machines(sample: Sample, params: SvmParams, seed: int) -> tuple[Floats, Flo
         return LinearSVC(C=params.C, dual=True, tol=TOLERANCE, random_state=seed, max_iter=10_000)
 
     with LIBLINEAR:
-        return fit_linear(sample.both_orders(), machine, count_ratios=params.count_ratios)
+        return fit_linear(
+            sample.take(rows).both_orders(), machine, count_ratios=params.count_ratios
+        )
 
 
-def _symmetric_machines(sample: Sample, C: float) -> tuple[Floats, Floats]:
+def _symmetric_machines(sample: Sample, rows: Indices, C: float) -> tuple[Floats, Floats]:
     """As `_machines`: the optimum of scikit-learn's LinearSVC, from half the rows.
 
     The machine of b is that of a with the signs of the odd columns turned, and the machine of the
@@ -102,11 +105,11 @@ def _symmetric_machines(sample: Sample, C: float) -> tuple[Floats, Floats]:
             intercept[number] = intercept[exchanged]
             continue
         own = exchanged == number
-        X = OddEven(even, 0) if own else OddEven(sample.X, sample.n_odd)
+        X = OddEven(even, 0, rows) if own else OddEven(sample.X, sample.n_odd, rows)
         # +1 and -1 in the order that is given, and in the other one
-        sign = np.where(sample.y == np.array([[number], [exchanged]]), 1.0, -1.0)
+        sign = np.where(sample.y[rows] == np.array([[number], [exchanged]]), 1.0, -1.0)
         coef[number, sample.n_odd if own else 0 :], intercept[number] = _machine(
-            X, sign, sample.weight, C
+            X, sign, sample.weight[rows], C
         )
     return coef, intercept
 
@@ -147,6 +150,7 @@ def main(
         params, fit, dataset=dataset, labels=labels, folds=folds,
         sets={"tfidf": tfidf, "style": style, "embed": embed},
         model=model, predictions=predictions, trials=trials, cost=cost,
+        at_once=1,  # at 57,000 pairs a fold takes 3 GB; other stages can run beside it
     )  # fmt: skip
 
 

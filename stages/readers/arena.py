@@ -2,8 +2,9 @@
 
 CSV in UTF-8. `prompt`, `response_a` and `response_b` each hold a JSON list of turns, a turn may be
 null; the train file has one of three 0/1 flags set. The names of the models that answered are known
-for the train part only and are not read: they would leak. TSV, JSONL and Parquet with these columns
-are read too; the last two may hold lists instead of their JSON.
+for the train part only; they would leak, so they stand apart from what a row tells (`Row.models`).
+TSV, JSONL and Parquet with these columns are read too; the last two may hold lists instead of their
+JSON.
 Source: https://www.kaggle.com/competitions/llm-classification-finetuning/data
 """
 
@@ -25,6 +26,7 @@ from stages.readers.rows import (
 )
 
 TEXTS = ("prompt", "response_a", "response_b")
+MODELS = ("model_a", "model_b")
 WINNERS = ("winner_model_a", "winner_model_b", "winner_tie")
 
 
@@ -57,7 +59,8 @@ class ArenaReader(Reader):
             texts = tuple(turns_of(fields[name], name) for name in TEXTS)
             return texts, winner_of([fields[name] for name in WINNERS]) if labelled else None
 
-        return to_rows(file_records(path, needed, layout_of(path)), "id", parse)
+        records = file_records(path, needed, layout_of(path), MODELS)
+        return to_rows(records, "id", parse, models=MODELS if labelled else None)
 
 
 def turns_of(cell: Any, column: str) -> Turns:

@@ -1,7 +1,7 @@
 """Tables as files: CSV, TSV, JSONL or Parquet by suffix, each record with its line."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,12 @@ def file_faults(path: Path, needed: list[str], layout: Layout) -> list[str]:
     return csv_faults(path, needed, layout)
 
 
-def file_records(path: Path, needed: list[str], layout: Layout) -> Iterator[Record]:
-    """The records of the file; of Parquet the columns `needed` only."""
+def file_records(
+    path: Path, needed: list[str], layout: Layout, optional: Sequence[str] = ()
+) -> Iterator[Record]:
+    """The records of the file; of Parquet the columns `needed`, and `optional` ones, only."""
     if path.suffix == ".parquet":
-        return _parquet_records(path, needed)
+        return _parquet_records(path, needed, optional)
     if path.suffix == ".jsonl":
         return _jsonl_records(path)
     return csv_records(path, layout)
@@ -89,13 +91,14 @@ def _parquet_faults(path: Path, needed: list[str]) -> list[str]:
     )
 
 
-def _parquet_records(path: Path, needed: list[str]) -> Iterator[Record]:
+def _parquet_records(path: Path, needed: list[str], optional: Sequence[str]) -> Iterator[Record]:
     import pyarrow.parquet as pq
 
     line = 0
     # buffered: pandas writes a million rows as one row group, which would be read at once
     with pq.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False) as file:
-        for batch in file.iter_batches(batch_size=BATCH, columns=needed):
+        columns = [*needed, *(name for name in optional if name in file.schema_arrow.names)]
+        for batch in file.iter_batches(batch_size=BATCH, columns=columns):
             for fields in _batch_rows(batch):
                 line += 1
                 yield Record(line, fields or {}, None if fields else "bad UTF-8")

@@ -22,6 +22,7 @@ from stages.base.params import Params
 from stages.base.tasks import Preference
 
 Turns: TypeAlias = list[str | None]
+Models: TypeAlias = tuple[str | None, str | None]
 
 LEFT_OUT = "left out: "
 HEAD = 1 << 16  # bytes that decide whether a file is text at all
@@ -47,12 +48,16 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row for the pipeline: texts and target in the task's order of text columns and classes."""
+    """A row for the pipeline: texts and target in the task's order of text columns and classes.
+
+    `models` are the names of what answered, as far as they are known: for audits, never for models.
+    """
 
     line: int
     id: str
     texts: tuple[Turns | str, ...]
     target: tuple[float, ...] | None
+    models: Models = (None, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +114,16 @@ Parse: TypeAlias = Callable[
 
 
 def to_rows(
-    records: Iterator[Record], id_column: str | None, parse: Parse, source: str = ""
+    records: Iterator[Record],
+    id_column: str | None,
+    parse: Parse,
+    source: str = "",
+    models: tuple[str, str] | None = None,
 ) -> Iterator[Row | Reject]:
     """Each record as a row (texts and target by `parse`), or as a reject with its first fault.
 
-    Without a column of ids, the id is `<source>:<line>`.
+    Without a column of ids, the id is `<source>:<line>`. `models` are the columns with the names of
+    what answered; they may be missing.
     """
     for record in records:
         name = None
@@ -130,7 +140,8 @@ def to_rows(
         except Fault as fault:
             yield Reject(record.line, name, record.fault or str(fault))
         else:
-            yield Row(record.line, name, texts, target)
+            names = [as_name(record.fields.get(column)) for column in models or ("", "")]
+            yield Row(record.line, name, texts, target, (names[0], names[1]))
 
 
 def as_id(value: Any) -> str:
@@ -140,6 +151,11 @@ def as_id(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise Fault("id is neither text nor a whole number")
     return clean_text(str(value))
+
+
+def as_name(value: Any) -> str | None:
+    """The name as a string; None for what is no text or blank."""
+    return clean_text(value.strip()) or None if isinstance(value, str) else None
 
 
 def as_turns(value: Any, column: str) -> Turns:

@@ -78,7 +78,7 @@ def commands_of(folder: Path) -> dict[str, str]:
     """The commands of the stages, in order, without those of transformers."""
     backbones = list(YAML().load(folder / "params.yaml")["backbones"])
     with Repo(folder) as repo:
-        found = {stage.addressing: stage.cmd for stage in repo.index.stages}
+        found = {stage.name: stage.cmd for stage in repo.index.stages}
     for backbone in backbones:
         found = {
             name: command.replace(f" --models {backbone}", "")

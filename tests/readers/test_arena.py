@@ -186,3 +186,28 @@ def test_other_tables_may_hold_lists_or_their_json(suffix, tmp_path):
     first, second = READER.read(path, labelled=False)
     assert first.texts == (["x", None], ["y", ""], ["a", "b"])
     assert second.reason == "unparsable turns in response_b"
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_model_names_stand_apart_and_may_be_missing(tmp_path, suffix):
+    names = [
+        ("gpt", " koala "),
+        (None, ""),
+        (float("nan"), "\ud83d" if suffix == ".jsonl" else "x"),
+    ]
+    flags = dict(zip(HEADER.split(",")[4:], (1, 0, 0), strict=True))
+    texts = dict.fromkeys(("prompt", "response_a", "response_b"), '["p"]')
+    rows = [
+        {"id": str(n), "model_a": a, "model_b": b, **texts, **flags}
+        for n, (a, b) in enumerate(names)
+    ]
+    path = tmp_path / f"train{suffix}"
+    if suffix == ".jsonl":
+        path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    elif suffix == ".csv":
+        pd.DataFrame(rows).to_csv(path, index=False)
+    else:
+        pd.DataFrame(rows).to_parquet(path)
+    last = "\ufffd" if suffix == ".jsonl" else "x"
+    assert [row.models for row in read(path)] == [("gpt", "koala"), (None, None), (None, last)]
+    assert [row.models for row in read(path, labelled=False)] == [(None, None)] * 3
