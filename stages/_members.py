@@ -19,10 +19,11 @@ from stages.finetune._params import FinetuneParams
 from stages.finetune._predict import Data, probabilities
 from stages.finetune._predict import predict as predict_scores
 from stages.finetune.finetune import use_cores
-from stages.models._crossfit import FoldModels, Load
+from stages.models._crossfit import FoldModels
 from stages.models._crossfit import stored_params as classical_params
 from stages.models._linear import Linear
 from stages.models._search import ModelParams
+from stages.models._seeds import Load
 from stages.models.forest import Forest, ForestParams
 from stages.models.lgbm import Lgbm, LgbmParams
 from stages.models.logreg import LogregParams

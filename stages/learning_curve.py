@@ -19,6 +19,7 @@ It imports the stages of the models: it fits what they fit. No models in the par
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -41,10 +42,11 @@ from stages.base.params import Params, read_params
 from stages.base.tables import write_table
 from stages.base.tasks import Task, read_task
 from stages.base.tracking import Mirror
-from stages.models._crossfit import CrossFit, Fit, Model, crossfit
+from stages.models._crossfit import CrossFit, crossfit
 from stages.models._design import FeatureSets
 from stages.models._sample import Sample
 from stages.models._search import ModelParams
+from stages.models._seeds import Fit, Model, fit_seeds
 from stages.models._train import read_sets
 from stages.models.forest import ForestParams
 from stages.models.forest import fit as fit_forest
@@ -104,7 +106,7 @@ class Candidate:
     @classmethod
     def of(cls, params: M, fit: Callable[[Sample, M, int], Model]) -> "Candidate":
         """A model by its own `fit`."""
-        return cls(params, lambda sample, seed: fit(sample, params, seed))
+        return cls(params, partial(fit_seeds, fit, params))
 
 
 def strata(task: Task, folds: Folds) -> npt.NDArray[np.intp]:

@@ -37,6 +37,9 @@ SMALL = {
     "lgbm.min_data_in_leaf": 5,
     "mlp.hidden": [8],
     "mlp.rounds": 2,
+    "lgbm.seeds": 2,
+    "mlp.seeds": 2,
+    "finetune.minilm.folds": None,
 }
 # What differs from run to run: times and memory.
 COST = re.compile(r"metrics/(cost/.*|cascade.*|report/.*|leaderboard\..*)")

@@ -6,11 +6,10 @@ all folds' models.
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from safetensors import SafetensorError
@@ -21,24 +20,11 @@ from stages.base.errors import InputError
 from stages.base.folds import Folds, Indices
 from stages.base.params import Params
 from stages.base.tables import atomic, read_json
-from stages.base.tasks import Floats, Matrix, Task
+from stages.base.tasks import Floats, Task
 from stages.models._design import Encoder, FeatureSets, SourceParams
-from stages.models._sample import Balance, Sample, make_sample
+from stages.models._sample import Balance, make_sample
 from stages.models._search import ModelParams
-
-
-class Model(Protocol):
-    """A fitted classifier."""
-
-    def predict(self, X: Matrix) -> Floats:
-        """Probabilities `(n_rows, n_classes)`."""
-
-    def save(self, stem: Path) -> None:
-        """Write the model as `stem` with a suffix of its format."""
-
-
-Fit = Callable[[Sample, int], Model]  # (sample, seed) -> model
-Load = Callable[[Path, Task], Model]  # (stem, task) -> what `Model.save` wrote
+from stages.models._seeds import Fit, Load, Model, load_seeds
 
 
 @dataclass(frozen=True)
@@ -183,7 +169,7 @@ class FoldModels:
         Raises:
             InputError: The folder is incomplete or damaged.
         """
-        sources = stored_params(folder, kind).sources()
+        params = stored_params(folder, kind)
         suffix = ".encoder.safetensors"
         encoders = sorted(folder.glob(f"*{suffix}"))
         if not encoders:
@@ -191,8 +177,8 @@ class FoldModels:
         try:
             models = [
                 (
-                    Encoder(task, sources, load_file(path)),
-                    load(path.with_name(path.name.removesuffix(suffix)), task),
+                    Encoder(task, params.sources(), load_file(path)),
+                    load_seeds(path.with_name(path.name.removesuffix(suffix)), task, params, load),
                 )
                 for path in encoders
             ]

@@ -16,10 +16,11 @@ from stages.base.predictions import prediction_table
 from stages.base.tables import PREDICTION, SWAPPED, write_table
 from stages.base.tasks import read_task
 from stages.base.tracking import Mirror
-from stages.models._crossfit import CrossFit, Model, Recipe, crossfits
+from stages.models._crossfit import CrossFit, Recipe, crossfits
 from stages.models._design import FeatureSets
 from stages.models._sample import Sample
 from stages.models._search import ModelParams, search
+from stages.models._seeds import Model, fit_seeds
 
 log = logging.getLogger("verdict")
 
@@ -84,7 +85,7 @@ def train(
 
     def evaluate(tried: Sequence[M]) -> Iterator[float]:
         recipes = [
-            Recipe(each.sources(), partial(_fit, fit, each), each.balance, each.seed)
+            Recipe(each.sources(), partial(fit_seeds, fit, each), each.balance, each.seed)
             for each in tried
         ]
         fits = crossfits(task, stored, features, recipes, at_once=at_once, spread=spread)
@@ -115,7 +116,3 @@ def train(
         len(fitted.fits),
         loss,
     )
-
-
-def _fit(fit: Callable[[Sample, M, int], Model], params: M, sample: Sample, seed: int) -> Model:
-    return fit(sample, params, seed)

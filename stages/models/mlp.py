@@ -26,7 +26,7 @@ from stages.base.params import read_params
 from stages.base.tasks import Floats, Matrix, Task
 from stages.models._design import SourceParams
 from stages.models._sample import Sample
-from stages.models._search import ModelParams
+from stages.models._seeds import SeededParams
 from stages.models._stopping import StoppingParams, fit_rounds
 from stages.models._train import train
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class MlpParams(ModelParams):
+class MlpParams(SeededParams):
     """Section `mlp`: sizes of the hidden layers; a `rounds` is an epoch."""
 
     hidden: tuple[Annotated[int, Field(ge=1)], ...]

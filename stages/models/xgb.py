@@ -24,14 +24,14 @@ from stages.base.tasks import Floats, Matrix, Task
 from stages.models._design import SourceParams
 from stages.models._distributed import Workers, grow_together
 from stages.models._sample import Sample
-from stages.models._search import ModelParams
+from stages.models._seeds import SeededParams
 from stages.models._stopping import StoppingParams, fit_rounds
 from stages.models._train import train
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
-class XgbParams(ModelParams):
+class XgbParams(SeededParams):
     """Section `xgb`: XGBoost's own names and meanings, but for `rounds` and `workers`."""
 
     rounds: Annotated[int, Field(ge=1)]
@@ -51,7 +51,7 @@ class XgbParams(ModelParams):
 
     def booster(self, task: Task, seed: int) -> dict[str, Any]:
         """The params in XGBoost's form."""
-        own = {*ModelParams.model_fields, *self.sources(), "rounds", "stopping", "workers"}
+        own = {*SeededParams.model_fields, *self.sources(), "rounds", "stopping", "workers"}
         objective = (
             {"objective": "multi:softprob", "num_class": len(task.classes)}
             if task.exclusive

@@ -38,18 +38,19 @@ PARAMS = {
     "xgb": {
         "rounds": 6, "learning_rate": 0.3, "max_depth": 2, "min_child_weight": 1.0,
         "subsample": 0.7, "colsample_bytree": 0.6, "colsample_bynode": 0.7, "reg_lambda": 1.0,
-        "reg_alpha": 0.0, "max_bin": 16, "stopping": STOPPING, "workers": 1, "word2vec": ALL,
+        "reg_alpha": 0.0, "max_bin": 16, "seeds": 1, "stopping": STOPPING, "workers": 1,
+        "word2vec": ALL,
     },
     "lgbm": {
         "rounds": 6, "learning_rate": 0.3, "num_leaves": 4, "min_data_in_leaf": 5,
         "bagging_fraction": 0.7, "feature_fraction": 0.6, "lambda_l1": 0.0, "lambda_l2": 1.0,
-        "max_bin": 15, "extra_trees": True, "stopping": STOPPING,
+        "max_bin": 15, "extra_trees": True, "seeds": 1, "stopping": STOPPING,
         "workers": 1, "lsa": ALL, "embed": ALL,
     },
     "mlp": {
         "hidden": [4], "dropout": 0.2, "learning_rate": 0.01, "weight_decay": 0.01,
-        "batch_size": 16, "rounds": 6, "stopping": STOPPING, "word2vec": TWO, "style": TWO,
-        "embed": TWO,
+        "batch_size": 16, "rounds": 6, "seeds": 1, "stopping": STOPPING, "word2vec": TWO,
+        "style": TWO, "embed": TWO,
     },
 }  # fmt: skip
 KINDS = {

@@ -33,17 +33,18 @@ PARAMS = {
     "xgb": {
         "rounds": 20, "learning_rate": 0.3, "max_depth": 2, "min_child_weight": 1.0,
         "subsample": 0.7, "colsample_bytree": 0.6, "colsample_bynode": 0.7, "reg_lambda": 1.0,
-        "reg_alpha": 0.0, "max_bin": 16, "stopping": STOPPING,
+        "reg_alpha": 0.0, "max_bin": 16, "seeds": 1, "stopping": STOPPING,
         "workers": 1, "word2vec": TEXT, "embed": TEXT,
     },
     "lgbm": {
         "rounds": 20, "learning_rate": 0.3, "num_leaves": 4, "min_data_in_leaf": 5,
         "bagging_fraction": 0.7, "feature_fraction": 0.6, "lambda_l1": 0.0, "lambda_l2": 1.0,
-        "max_bin": 15, "extra_trees": True, "stopping": STOPPING, "workers": 1, "lsa": TEXT,
+        "max_bin": 15, "extra_trees": True, "seeds": 1, "stopping": STOPPING, "workers": 1,
+        "lsa": TEXT,
     },
     "mlp": {
         "hidden": [8], "dropout": 0.1, "learning_rate": 0.02, "weight_decay": 0.01,
-        "batch_size": 16, "rounds": 20, "stopping": STOPPING, "word2vec": SCALED,
+        "batch_size": 16, "rounds": 20, "seeds": 1, "stopping": STOPPING, "word2vec": SCALED,
     },
 }  # fmt: skip
 KINDS = {
