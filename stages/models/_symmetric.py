@@ -18,8 +18,7 @@ from stages.base.compiled import compiled
 from stages.base.folds import Indices
 from stages.base.tasks import Floats, Matrix
 
-TOLERANCE = 1e-6  # largest slope of the mean loss, in variables in which it bends by about 1
-WHOLE = 256  # columns of which the curvature is known whole: all of style, common words
+WHOLE = 512  # columns of which the curvature is known whole: all of style, common words
 
 
 class OddEven:
@@ -98,19 +97,22 @@ class Curvature:
         return found
 
 
-def descend(objective: Callable[[Floats], tuple[float, Floats]], curvature: Curvature) -> Floats:
+def descend(
+    objective: Callable[[Floats], tuple[float, Floats]], curvature: Curvature, tolerance: float
+) -> Floats:
     """The coefficients and the intercept of the least `objective`, by L-BFGS from 0.
 
     Args:
         objective: A convex mean loss, and its slopes.
         curvature: Of that loss.
+        tolerance: Largest slope at the end, in variables in which the loss bends by about 1.
     """
 
     def turned(x: Floats) -> tuple[float, Floats]:
         value, slopes = objective(curvature.to_coef(x))
         return value, curvature.slopes(slopes)
 
-    options = {"maxiter": 1000, "gtol": TOLERANCE, "ftol": 1e-13}
+    options = {"maxiter": 1000, "gtol": tolerance, "ftol": 1e-13}
     start = np.zeros(len(curvature.diagonal))
     found: Any = minimize(turned, start, jac=True, method="L-BFGS-B", options=options)
     return curvature.to_coef(found.x)

@@ -30,6 +30,7 @@ from stages.models._symmetric import Curvature, OddEven, descend
 from stages.models._train import train
 
 TOLERANCE = 1e-2  # largest change of a weight in a pass, as a share of the largest weight
+SLOPE = 1e-6  # largest slope of the loss of pairs at the end
 
 
 class LogregParams(ModelParams):
@@ -81,7 +82,7 @@ def _fit_symmetric(sample: Sample, params: LogregParams) -> Linear:
     # Where all classes are as likely, the loss of a row bends by 2/3 and 2/9
     bend = (2 / 3, 2 / 9)
     curvature = Curvature.of(X, 2 * sample.weight / total, bend, np.append(2 * ridge / total, 0))
-    flat = descend(objective, curvature)
+    flat = descend(objective, curvature, SLOPE)
     coef, bias = flat[:-1], flat[-1:]
     odd = np.arange(n_features) < sample.n_odd
     return Linear(

@@ -101,7 +101,7 @@ def test_batches_of_texts_change_no_count(monkeypatch):
 def test_hash_tables_that_are_full_grow_and_rare_ngrams_are_left_out(monkeypatch, min_df):
     monkeypatch.setattr(_ngrams, "SLOTS", 4)
     rng = np.random.default_rng(0)
-    texts = [" ".join(rng.choice(list("abcdefgh"), 8)) for _ in range(400)]
+    texts = ["the cat " + " ".join(rng.choice(list("abcdefgh"), 8)) for _ in range(400)]
     params = make_params(min_df=min_df, words=(1, 3), characters=(1, 2))
     found = tfidf.fit(texts, params)
     words = CountVectorizer(ngram_range=(1, 3), min_df=min_df, token_pattern=r"\S+").fit(texts)

@@ -214,7 +214,8 @@ def test_logistic_regression_is_that_of_scikit_learn_on_both_orders(sample, C):
 
 
 @pytest.mark.parametrize("C", [0.01, 1.0])
-def test_machines_of_a_pair_are_those_of_scikit_learn_on_both_orders(sample, C):
+def test_machines_of_a_pair_are_those_of_scikit_learn_on_both_orders(sample, C, monkeypatch):
+    monkeypatch.setattr(svm, "SLOPE", 1e-8)
     weighted = replace(sample, weight=np.linspace(0.5, 2, len(sample.y)))
     rows = np.flatnonzero(np.arange(len(sample.y)) % 5)
     coef, intercept = svm._machines(weighted, rows, make_params("svm", C=C), 0)
