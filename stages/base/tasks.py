@@ -345,6 +345,12 @@ def cosine(a: Floats, b: Floats) -> Floats:
     return cosines
 
 
+def n_bytes(X: Matrix) -> int:
+    """The memory that the values of a matrix take, with their places where it is sparse (CSR)."""
+    parts = (X.data, X.indices, X.indptr) if sparse.issparse(X) else (X,)
+    return sum(int(part.nbytes) for part in parts)
+
+
 def hstack(blocks: list[Matrix]) -> Matrix:
     """Matrices side by side; sparse (CSR) if any of them is."""
     if len(blocks) == 1:

@@ -5,6 +5,7 @@ all folds' models.
 """
 
 import json
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +21,14 @@ from stages.base.errors import InputError
 from stages.base.folds import Folds, Indices
 from stages.base.params import Params
 from stages.base.tables import atomic, read_json
-from stages.base.tasks import Floats, Task
+from stages.base.tasks import Floats, Task, n_bytes
 from stages.models._design import Encoder, FeatureSets, SourceParams
 from stages.models._sample import Balance, make_sample
 from stages.models._search import ModelParams
 from stages.models._seeds import Fit, Load, Model, load_seeds
+
+
+COPIES = 2  # of the stored feature sets that a fold holds: its design, and what the fit makes of it
 
 
 @dataclass(frozen=True)
@@ -92,11 +96,9 @@ def crossfit(
     *,
     balance: Balance,
     seed: int,
-    at_once: int | None = None,
 ) -> CrossFit:
-    """Fit a model a fold, side by side (`at_once` bounds how many), and predict all rows."""
-    recipe = Recipe(sources, fit, balance, seed)
-    (fitted,) = crossfits(task, folds, sets, [recipe], at_once=at_once)
+    """Fit a model a fold, side by side, and predict all rows."""
+    (fitted,) = crossfits(task, folds, sets, [Recipe(sources, fit, balance, seed)])
     return fitted
 
 
@@ -106,10 +108,9 @@ def crossfits(
     sets: FeatureSets,
     recipes: Iterable[Recipe],
     *,
-    at_once: int | None = None,
     spread: bool = False,
 ) -> Iterator[CrossFit]:
-    """Cross-fit the recipes, in their order, all their folds side by side.
+    """Cross-fit the recipes, in their order, their folds side by side as far as memory allows.
 
     One after the other where each fit is `spread` over the cluster itself.
     """
@@ -138,7 +139,7 @@ def crossfits(
         return FoldFit(encoder, model, rows, probabilities, swapped, seconds)
 
     jobs = ((recipe, fold) for recipe in recipes for fold in folds.numbers)
-    found = map(one, jobs) if spread else parallel.stream(one, jobs, at_once=at_once)
+    found = map(one, jobs) if spread else parallel.stream(one, jobs, at_once=at_once(sets))
     while fits := dict(zip(folds.numbers, islice(found, len(folds.numbers)), strict=False)):
         yield CrossFit(
             task,
@@ -146,6 +147,13 @@ def crossfits(
             _gather(folds, fits, {k: f.probabilities for k, f in fits.items()}),
             _gather(folds, fits, {k: f.swapped for k, f in fits.items()}),
         )
+
+
+def at_once(sets: FeatureSets) -> int:
+    """How many folds may hold their designs at the same time: in an eighth of the memory."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    stored = sum(n_bytes(block.X) for blocks in sets.values() for block in blocks.values())
+    return max(1, int(memory / 8 / (COPIES * max(stored, 1))))
 
 
 @dataclass(frozen=True)

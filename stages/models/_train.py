@@ -57,7 +57,6 @@ def train(
     predictions: Path,
     trials: Path,
     cost: Path,
-    at_once: int | None = None,
     spread: bool = False,
 ) -> None:
     """Cross-fit the model with the given params, or with the best that a search finds.
@@ -74,7 +73,6 @@ def train(
         predictions: Out: predictions of all rows, those of the train part out of fold.
         trials: Out: a CSV with a row for each trial of the search.
         cost: Out: what it cost, JSON.
-        at_once: At most so many folds at the same time; None for as many as there are cores.
         spread: Each fit is spread over the cluster itself.
     """
     clock, mirror = Cost(), Mirror(model.name, dataset, [labels, folds])
@@ -88,7 +86,7 @@ def train(
             Recipe(each.sources(), partial(fit_seeds, fit, each), each.balance, each.seed)
             for each in tried
         ]
-        fits = crossfits(task, stored, features, recipes, at_once=at_once, spread=spread)
+        fits = crossfits(task, stored, features, recipes, spread=spread)
         for each, fitted in zip(tried, fits, strict=True):
             loss = fitted.log_loss(stored)
             if not best or loss < best[0][0]:

@@ -102,7 +102,6 @@ def main(
         params, fit, dataset=dataset, labels=labels, folds=folds,
         sets={"tfidf": tfidf, "style": style, "embed": embed},
         model=model, predictions=predictions, trials=trials, cost=cost,
-        at_once=1,  # at 57,000 pairs a fold takes 3 GB; other stages can run beside it
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stages.base.tasks import Block
-from stages.models._crossfit import crossfit
+from stages.models._crossfit import at_once, crossfit
 from stages.models._design import SourceParams
 from stages.models._stopping import StoppingParams, fit_rounds
 
@@ -120,3 +120,11 @@ def test_saved_folder_holds_params_models_and_encoders(fitted, tmp_path):
         *("fold0.encoder.safetensors", "fold0.txt", "fold1.encoder.safetensors", "fold1.txt"),
         *("fold2.encoder.safetensors", "fold2.txt", "params.json"),
     ]
+
+
+def test_folds_run_side_by_side_as_far_as_an_eighth_of_the_memory_holds_them(sets, monkeypatch):
+    stored = sum(block.X.nbytes for blocks in sets.values() for block in blocks.values())
+    for pages, expected in ((16 * 3 * stored, 3), (stored, 1)):
+        memory = {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": pages}
+        monkeypatch.setattr("os.sysconf", memory.__getitem__)
+        assert at_once(sets) == expected
