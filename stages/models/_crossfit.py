@@ -27,7 +27,6 @@ from stages.models._sample import Balance, make_sample
 from stages.models._search import ModelParams
 from stages.models._seeds import Fit, Load, Model, load_seeds
 
-
 COPIES = 2  # of the stored feature sets that a fold holds: its design, and what the fit makes of it
 
 
