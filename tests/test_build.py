@@ -59,7 +59,13 @@ def start(folder, *words):
     return subprocess.Popen(
         words, cwd=folder, env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        preexec_fn=heed_interrupts,
     )  # fmt: skip
+
+
+def heed_interrupts():
+    """Let SIGINT in: what a shell runs in the background is born deaf to it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def run(folder, *words):
@@ -116,14 +122,17 @@ def test_interrupted_build_stops_all_its_processes(project, number):
     }
     write(folder, stages | sleepers)
     with start(folder, sys.executable, "-m", "stages.build", "long", "longer") as process:
-        files = [folder / f"pid.{name}" for name in sleepers]
-        until = time.monotonic() + 60
-        while not all(file.exists() and file.read_text() for file in files):
-            assert time.monotonic() < until
-            time.sleep(0.1)
-        pids = [int(file.read_text()) for file in files]
-        process.send_signal(number)
-        output, _ = process.communicate(timeout=60)
+        try:
+            files = [folder / f"pid.{name}" for name in sleepers]
+            until = time.monotonic() + 60
+            while not all(file.exists() and file.read_text() for file in files):
+                assert time.monotonic() < until
+                time.sleep(0.1)
+            pids = [int(file.read_text()) for file in files]
+            process.send_signal(number)
+            output, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130, output
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
     assert "error" not in build_all(folder, "end")[1].lower()  # no lock is left behind
