@@ -113,7 +113,7 @@ def test_fetched_files_are_what_the_params_read(dataset, downloads):
     fetch.main(dataset, downloads=downloads(dataset))
     params = YAML(typ="safe").load(ROOT / "params" / f"{dataset}.yaml")["ingest"]
     write_params(Path(), dataset, ingest=params | {"truth": None})
-    outs = {name: Path("out", name) for name in ("rows", "rejects", "labels", "metrics")}
+    outs = {name: Path("out", name) for name in ("rows", "rejects", "labels", "strata", "metrics")}
     ingest.main(dataset=dataset, raw=Path("data/raw", dataset), **outs)
     rows, metrics = pd.read_parquet(outs["rows"]), json.loads(outs["metrics"].read_text())
     assert metrics["rejects"] == metrics["left_out"] == (2 if dataset == "goemotions_single" else 0)

@@ -7,6 +7,12 @@ from stages.base.batches import map_table
 from stages.base.errors import InputError
 
 
+@pytest.fixture(autouse=True)
+def one_worker(monkeypatch):
+    """Functions of a test cannot be sent to processes; tests of clean and style have several."""
+    monkeypatch.setenv("VERDICT_WORKERS", "1")
+
+
 @pytest.fixture
 def source(tmp_path):
     path = tmp_path / "rows.parquet"
