@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -86,7 +87,7 @@ def name_of(process):
 def nodes(tmp_path_factory):
     pytest.importorskip("ray", reason="pip install .[ray]")
     made = Cluster(tmp_path_factory.mktemp("cluster"))
-    home = f"/tmp/verdict-ray-{os.getpid()}"  # short: a socket's path has a hundred characters
+    home = tempfile.mkdtemp(prefix="ray-")  # short: a socket's path has a hundred characters
     port = made.address.rpartition(":")[2]
     try:
         made.start(
