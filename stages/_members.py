@@ -18,6 +18,7 @@ from stages.finetune._classifier import stored_params
 from stages.finetune._params import FinetuneParams
 from stages.finetune._predict import Data, probabilities
 from stages.finetune._predict import predict as predict_scores
+from stages.finetune._units import REFIT
 from stages.finetune.finetune import use_cores
 from stages.models._crossfit import FoldModels
 from stages.models._crossfit import stored_params as classical_params
@@ -63,7 +64,7 @@ class Classical:
 
 @dataclass(frozen=True)
 class Transformer:
-    """The tuned networks of a backbone: one a fold, or the one that was fitted again on all."""
+    """The tuned networks of a backbone: those of the folds, or those fitted again on all rows."""
 
     task: Task
     params: FinetuneParams
@@ -80,7 +81,7 @@ class Transformer:
         accelerator = Accelerator(cpu=not torch.cuda.is_available())
         use_cores(accelerator)
         units = [path for path in sorted(folder.iterdir()) if path.is_dir()]
-        units = [path for path in units if path.name == "refit"] or units
+        units = [path for path in units if path.name.startswith(REFIT)] or units
         if not units:
             raise InputError(f"{folder}: got no model; expected one a fold")
         params = stored_params(units[0])

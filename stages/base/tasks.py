@@ -17,8 +17,6 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
-from scipy.special import expit, softmax
 
 from stages.base.errors import InputError
 from stages.base.tables import read_json
@@ -140,6 +138,8 @@ class Task:
 
     def link(self, scores: Floats) -> Floats:
         """Probabilities `(n_rows, n_classes)` from scores (log-odds) of that shape."""
+        from scipy.special import softmax
+
         return np.asarray(softmax(scores, axis=1))
 
     def row_losses(self, targets: Floats, probabilities: Floats) -> Floats:
@@ -193,6 +193,8 @@ class MultiLabel(Task):
 
     def link(self, scores: Floats) -> Floats:
         """Probabilities `(n_rows, n_classes)` from scores (log-odds) of that shape."""
+        from scipy.special import expit
+
         return np.asarray(expit(scores))
 
     def row_losses(self, targets: Floats, probabilities: Floats) -> Floats:
@@ -328,7 +330,7 @@ class Preference(Task):
 
     def swap_design(self, X: Matrix, n_odd: int) -> Matrix:
         """The design matrix of the exchanged pair: the odd columns with their sign turned."""
-        if sparse.issparse(X):
+        if is_sparse(X):
             sign = np.ones(X.shape[1], dtype=X.dtype)
             sign[:n_odd] = -1
             turned = X.copy()
@@ -345,9 +347,14 @@ def cosine(a: Floats, b: Floats) -> Floats:
     return cosines
 
 
+def is_sparse(X: Matrix) -> bool:
+    """Whether a matrix is no dense array (a stage that has none need not import scipy)."""
+    return not isinstance(X, np.ndarray)
+
+
 def n_bytes(X: Matrix) -> int:
     """The memory that the values of a matrix take, with their places where it is sparse (CSR)."""
-    parts = (X.data, X.indices, X.indptr) if sparse.issparse(X) else (X,)
+    parts = (X.data, X.indices, X.indptr) if is_sparse(X) else (X,)
     return sum(int(part.nbytes) for part in parts)
 
 
@@ -355,7 +362,9 @@ def hstack(blocks: list[Matrix]) -> Matrix:
     """Matrices side by side; sparse (CSR) if any of them is."""
     if len(blocks) == 1:
         return blocks[0]
-    if any(sparse.issparse(block) for block in blocks):
+    if any(is_sparse(block) for block in blocks):
+        from scipy import sparse
+
         # With a dense block among them, hstack would go through triplets: twice the memory
         return sparse.hstack([sparse.csr_matrix(block) for block in blocks], format="csr")
     return np.hstack(blocks)
@@ -363,8 +372,10 @@ def hstack(blocks: list[Matrix]) -> Matrix:
 
 def grow(first: Matrix, others: Iterable[Matrix]) -> Matrix:
     """Matrices one upon the other, each let go before the next one is made."""
-    if not sparse.issparse(first):
+    if not is_sparse(first):
         return np.vstack([first, *others])
+    from scipy import sparse
+
     data, indices, lengths = first.data.copy(), first.indices.copy(), [np.diff(first.indptr)]
     for X in others:
         n = len(data)
@@ -378,7 +389,9 @@ def grow(first: Matrix, others: Iterable[Matrix]) -> Matrix:
 
 def vstack(blocks: list[Matrix]) -> Matrix:
     """Matrices one upon the other; sparse (CSR) if any of them is."""
-    if any(sparse.issparse(block) for block in blocks):
+    if any(is_sparse(block) for block in blocks):
+        from scipy import sparse
+
         return sparse.vstack(blocks, format="csr")
     return np.vstack(blocks)
 

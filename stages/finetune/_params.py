@@ -86,7 +86,8 @@ class FinetuneParams(Params):
     batches of at most so many padded tokens. `layer_decay` multiplies the rate from each layer to
     the one below. `warmup` is a share of a step's optimiser steps. `folds` null runs all stored
     folds, an empty list none: the backbone is left out of this dataset. Unseen rows get the `mean`
-    over the folds run, or the prediction of a model that is `refit` on all train rows.
+    over the folds run, or the prediction of a model that is `refit` on all train rows. Each is the
+    mean of `seeds` models, which differ by head, batches and dropout.
     `checkpointing` trades time for memory; `checkpoint_steps` is how often progress is saved.
     """
 
@@ -111,3 +112,4 @@ class FinetuneParams(Params):
     checkpoint_steps: Count | None
     stopping: StoppingParams | None
     seed: Annotated[int, Field(ge=0)]
+    seeds: Count

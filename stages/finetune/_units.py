@@ -1,10 +1,10 @@
-"""The models to train, and what they make together: one a fold, and one on all rows if asked."""
+"""The models to train, and what they make together: a fold's, and those on all rows if asked."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,9 @@ from stages.finetune._checkpoint import Finished
 from stages.finetune._params import FinetuneParams, StoppingParams
 from stages.finetune._predict import probabilities
 from stages.finetune._progress import ROW
+
+REFIT = "refit"
+STEP = 1000  # between the seeds of a fold's models; folds are neighbours
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +55,14 @@ def units(folds: Folds, params: FinetuneParams) -> list[Unit]:
         for number in numbers
     ]
     if refit and numbers:
-        found.append(Unit("refit", None, folds.unseen, params.seed + max(folds.numbers) + 1))
-    return found
+        found.append(Unit(REFIT, None, folds.unseen, params.seed + max(folds.numbers) + 1))
+    if params.seeds == 1:
+        return found
+    return [
+        replace(unit, name=f"{unit.name}.seed{number}", seed=unit.seed + STEP * number)
+        for unit in found
+        for number in range(params.seeds)
+    ]
 
 
 def hold_out(

@@ -166,7 +166,7 @@ def main(
     log.info(
         "finetune: %d rows in %d folds%s",
         len(losses),
-        sum(unit.fold is not None for unit in found),
+        len({unit.fold for unit in found} - {None}),
         "".join(f", out-of-fold log loss {loss:.4f}" for loss in quality.values()),
     )
 

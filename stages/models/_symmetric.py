@@ -12,7 +12,6 @@ from typing import Any, Self
 import numpy as np
 from scipy import sparse
 from scipy.linalg import cholesky, solve_triangular
-from scipy.optimize import minimize
 
 from stages.base.compiled import compiled
 from stages.base.folds import Indices
@@ -107,6 +106,7 @@ def descend(
         curvature: Of that loss.
         tolerance: Largest slope at the end, in variables in which the loss bends by about 1.
     """
+    from scipy.optimize import minimize
 
     def turned(x: Floats) -> tuple[float, Floats]:
         value, slopes = objective(curvature.to_coef(x))

@@ -58,7 +58,7 @@ def make_params(
         "warmup": 0.0, "layer_decay": 1.0, "weight_decay": 0.0, "label_smoothing": 0.0,
         "clip": 1.0, "balance": "none", "checkpointing": False, "compile": False,
         "precision": "auto", "folds": None, "test": "mean", "checkpoint_steps": None,
-        "stopping": None, "seed": 0,
+        "stopping": None, "seed": 0, "seeds": 1,
     }  # fmt: skip
     return FinetuneParams.model_validate_json(json.dumps(values))
 

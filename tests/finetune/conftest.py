@@ -38,7 +38,7 @@ def make_params(tiny):
         "warmup": 0.1, "layer_decay": 0.9, "weight_decay": 0.01, "label_smoothing": 0.0,
         "clip": 1.0, "balance": "none", "checkpointing": False, "compile": False,
         "precision": "fp32", "folds": None, "test": "mean", "checkpoint_steps": None,
-        "stopping": None, "seed": 0,
+        "stopping": None, "seed": 0, "seeds": 1,
     }  # fmt: skip
 
     def make(**changes):

@@ -31,7 +31,8 @@ PLAIN = {
     "lora": None, "batch_size": 4, "tokens_per_batch": 64, "schedule": "linear", "warmup": 0.0,
     "layer_decay": 1.0, "weight_decay": 0.0, "label_smoothing": 0.0, "clip": 1.0,
     "balance": "none", "checkpointing": False, "compile": False, "precision": "fp32",
-    "folds": None, "test": "mean", "checkpoint_steps": None, "stopping": None, "seed": 0,
+    "folds": None, "test": "mean", "checkpoint_steps": None, "stopping": None,
+    "seed": 0, "seeds": 1,
 }  # fmt: skip
 TORCH_DEPRECATES = pytest.mark.filterwarnings(  # what its own compiler imports
     "ignore:.*torch.jit.script:DeprecationWarning"

@@ -105,6 +105,29 @@ def test_one_fold_and_a_refit(place, make_params):
     assert sorted(folder.name for folder in Path("model").iterdir()) == ["fold1", "refit"]
 
 
+def test_seeds_are_averaged(place, make_params, pairs, accelerator):
+    params = make_params(steps=[STEP], folds=[0], test="refit", seeds=2)
+    main(**place(params))
+    names = ["fold0.seed0", "fold0.seed1", "refit.seed0", "refit.seed1"]
+    assert sorted(folder.name for folder in Path("model").iterdir()) == names
+    assert list(pd.read_csv("curve.csv")["model"].unique()) == names
+    table = pd.read_parquet("predictions.parquet").set_index("id")
+    for rows, pair in ([0, 1, 4, 5], names[:2]), (range(24, 30), names[2:]):
+        found = [
+            probabilities(
+                pairs.task,
+                predict(
+                    load(Path("model", name), device=torch.device("cpu")),
+                    pairs, np.array(rows), params, accelerator,
+                ),
+            )[0]
+            for name in pair
+        ]  # fmt: skip
+        assert np.abs(found[0] - found[1]).max() > 1e-3
+        p = table.loc[[f"r{i}" for i in rows], ["p_a", "p_b", "p_tie"]]
+        np.testing.assert_allclose(p, np.mean(found, axis=0), atol=1e-6)
+
+
 @pytest.mark.parametrize("test", ["mean", "refit"])
 def test_no_fold_tunes_nothing(place, make_params, test):
     main(**place(make_params(steps=[STEP], folds=[], test=test)))

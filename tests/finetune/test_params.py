@@ -46,6 +46,7 @@ finetune:
     checkpoint_steps: null
     stopping: null
     seed: 0
+    seeds: 1
 """
 
 
