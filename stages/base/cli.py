@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import cyclopts
 
-from stages.base import cluster
 from stages.base.errors import InputError
 
 log = logging.getLogger("verdict")
@@ -24,7 +23,7 @@ def run(main: Callable[..., None]) -> None:
     log.setLevel(logging.INFO)
     module = sys.modules[main.__module__]
     name = module.__spec__.name if module.__spec__ else main.__module__
-    if main.__module__ == "__main__" and module.__spec__ and cluster.is_given():
+    if main.__module__ == "__main__" and module.__spec__:
         # Other processes find what the module defines by its name, not as `__main__`
         main = importlib.import_module(name).main
     started = time.perf_counter()

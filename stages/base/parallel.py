@@ -8,7 +8,8 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from joblib import Parallel, cpu_count, delayed
+from joblib import Parallel, cpu_count, delayed, parallel_config
+from joblib.externals.loky import get_reusable_executor
 from threadpoolctl import threadpool_limits
 
 from stages.base import cluster
@@ -44,9 +45,10 @@ def run(
     """`[function(item) for item in items]`, side by side.
 
     Threads share memory and suit work that releases the GIL (fits in compiled libraries);
-    `processes` suits pure Python. `at_once` bounds what runs at the same time. BLAS runs on one
-    thread meanwhile: its threads would fight the workers, and their number can change the last
-    bits. On a cluster each item is a task, and `at_once` bounds the tasks of a node.
+    `processes` suits pure Python, and libraries that hold a lock. `at_once` bounds what runs at
+    the same time. BLAS runs on one thread meanwhile: its threads would fight the workers, and their
+    number can change the last bits. On a cluster each item is a task, and `at_once` bounds the
+    tasks of a node.
     """
     return list(stream(function, items, processes=processes, at_once=at_once))
 
@@ -63,8 +65,12 @@ def stream(
         yield from cluster.stream(function, items, at_once=at_once)
         return
     n_jobs = min(workers(), at_once or workers())
-    prefer = "processes" if processes else "threads"
-    with threadpool_limits(limits=1):
-        yield from Parallel(n_jobs=n_jobs, prefer=prefer, return_as="generator")(
+    options = (
+        {"backend": "loky", "inner_max_num_threads": 1} if processes else {"backend": "threading"}
+    )
+    with threadpool_limits(limits=1), parallel_config(**options):
+        yield from Parallel(n_jobs=n_jobs, return_as="generator")(
             delayed(function)(item) for item in items
         )
+    if processes and n_jobs > 1:
+        get_reusable_executor().shutdown()  # what the processes took counts when they have ended

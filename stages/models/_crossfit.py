@@ -27,6 +27,7 @@ from stages.models._sample import Balance, make_sample
 from stages.models._search import ModelParams
 from stages.models._seeds import Fit, Load, Model, load_seeds
 
+WORTH_PROCESSES = 2000  # rows: two processes take as long to start as the folds of fewer
 COPIES = 2  # of the stored feature sets that a fold holds: its design, and what the fit makes of it
 
 
@@ -108,11 +109,14 @@ def crossfits(
     recipes: Iterable[Recipe],
     *,
     spread: bool = False,
+    processes: bool = False,
 ) -> Iterator[CrossFit]:
     """Cross-fit the recipes, in their order, their folds side by side as far as memory allows.
 
-    One after the other where each fit is `spread` over the cluster itself.
+    One after the other where each fit is `spread` over the cluster itself. In `processes` where
+    threads would wait for each other, and the rows are many enough to be worth their start.
     """
+    processes = processes and len(folds.ids) >= WORTH_PROCESSES
 
     def one(job: tuple[Recipe, int]) -> FoldFit:
         recipe, fold = job
@@ -138,7 +142,11 @@ def crossfits(
         return FoldFit(encoder, model, rows, probabilities, swapped, seconds)
 
     jobs = ((recipe, fold) for recipe in recipes for fold in folds.numbers)
-    found = map(one, jobs) if spread else parallel.stream(one, jobs, at_once=at_once(sets))
+    found = (
+        map(one, jobs)
+        if spread
+        else parallel.stream(one, jobs, processes=processes, at_once=at_once(sets))
+    )
     while fits := dict(zip(folds.numbers, islice(found, len(folds.numbers)), strict=False)):
         yield CrossFit(
             task,

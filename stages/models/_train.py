@@ -58,6 +58,7 @@ def train(
     trials: Path,
     cost: Path,
     spread: bool = False,
+    processes: bool = False,
 ) -> None:
     """Cross-fit the model with the given params, or with the best that a search finds.
 
@@ -74,6 +75,7 @@ def train(
         trials: Out: a CSV with a row for each trial of the search.
         cost: Out: what it cost, JSON.
         spread: Each fit is spread over the cluster itself.
+        processes: Fits hold a lock of their process: folds get a process each.
     """
     clock, mirror = Cost(), Mirror(model.name, dataset, [labels, folds])
     task = read_task(labels)
@@ -86,7 +88,7 @@ def train(
             Recipe(each.sources(), partial(fit_seeds, fit, each), each.balance, each.seed)
             for each in tried
         ]
-        fits = crossfits(task, stored, features, recipes, spread=spread)
+        fits = crossfits(task, stored, features, recipes, spread=spread, processes=processes)
         for each, fitted in zip(tried, fits, strict=True):
             loss = fitted.log_loss(stored)
             if not best or loss < best[0][0]:

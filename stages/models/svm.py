@@ -26,7 +26,7 @@ from pydantic import Field
 from stages.base.cli import run
 from stages.base.folds import Indices
 from stages.base.params import read_params
-from stages.base.tasks import Floats, Matrix
+from stages.base.tasks import Floats, Matrix, read_task
 from stages.models._design import SourceParams
 from stages.models._linear import Linear, fit_linear
 from stages.models._sample import Sample
@@ -36,7 +36,7 @@ from stages.models._train import train
 
 TOLERANCE = 1e-2  # liblinear's own default is 0.1; 1e-4 takes three times as long for the same loss
 SLOPE = 1e-4  # the same for pairs; margins are then within about 1e-3, before calibration
-LIBLINEAR = Lock()  # it draws from one generator a process
+LIBLINEAR = Lock()  # it draws from one generator a process: folds of many rows get one each
 
 
 class SvmParams(ModelParams):
@@ -147,10 +147,12 @@ def main(
 ) -> None:  # fmt: skip
     """Cross-fit a calibrated linear SVM on tf-idf and style."""
     params = read_params(SvmParams, dataset, "svm")
+    by_liblinear = params.count_ratios or not read_task(labels).symmetric
     train(
         params, fit, dataset=dataset, labels=labels, folds=folds,
         sets={"tfidf": tfidf, "style": style, "embed": embed},
         model=model, predictions=predictions, trials=trials, cost=cost,
+        processes=by_liblinear,
     )  # fmt: skip
 
 

@@ -30,11 +30,15 @@ def test_at_once_bounds_what_runs_side_by_side(monkeypatch):
     assert most == [1] * 6
 
 
-def test_blas_has_one_thread_meanwhile(monkeypatch):
+@pytest.mark.parametrize("processes", [False, True])
+def test_blas_has_one_thread_meanwhile(monkeypatch, processes):
+    def pools_with_blas(_):
+        np.ones((2, 2)) @ np.ones((2, 2))  # BLAS is loaded
+        return threadpool_info()
+
     monkeypatch.setenv("VERDICT_WORKERS", "2")
-    np.ones((2, 2)) @ np.ones((2, 2))  # BLAS is loaded
-    before = threadpool_info()
-    found = parallel.run(lambda _: threadpool_info(), range(2))
+    before = pools_with_blas(None)
+    found = parallel.run(pools_with_blas, range(2), processes=processes)
     blas = [pool["num_threads"] for pools in found for pool in pools if pool["user_api"] == "blas"]
     assert blas
     assert set(blas) == {1}

@@ -1,6 +1,8 @@
 """Every model on texts: with one class a row, with two classes only, and with several a row."""
 
 import json
+from functools import partial
+from resource import RUSAGE_CHILDREN, getrusage
 
 import numpy as np
 import pandas as pd
@@ -11,10 +13,11 @@ from sklearn.linear_model import LogisticRegression
 
 from stages.base.folds import DEV, NO_FOLD, TEST, TRAIN, Folds
 from stages.base.tasks import Block, Design, MultiLabel, SingleLabel
-from stages.models import forest, lgbm, logreg, mlp, svm, xgb
-from stages.models._crossfit import crossfit
+from stages.models import _crossfit, forest, lgbm, logreg, mlp, svm, xgb
+from stages.models._crossfit import Recipe, crossfit, crossfits
 from stages.models._linear import fit_linear, log_count_ratios
 from stages.models._sample import make_sample
+from stages.models._seeds import fit_seeds
 
 TEXT = {"parts": ["text"], "scale": "none", "weight": 1.0}
 SCALED = {"parts": ["text"], "scale": "standard", "weight": 0.3}
@@ -142,6 +145,24 @@ def test_same_seed_gives_the_same_files_with_any_number_of_workers(
     assert len(files) == 3 * (3 if a_class else 1) + 3 + 1
     for file in files:
         assert (tmp_path / "1" / file).read_bytes() == (tmp_path / "2" / file).read_bytes()
+
+
+def test_folds_of_svm_in_processes_are_those_of_threads(hidden, sets, monkeypatch):
+    monkeypatch.setenv("VERDICT_WORKERS", "2")
+    params = make_params("svm", balance="weights")
+    task = TASKS["one of three"]
+    recipe = Recipe(params.sources(), partial(fit_seeds, svm.fit, params), "weights", 0)
+
+    def found():
+        (fitted,) = crossfits(task, make_folds(task, hidden), sets, [recipe], processes=True)
+        return fitted.probabilities
+
+    threads = found()  # so few rows are not worth processes
+    monkeypatch.setattr(_crossfit, "WORTH_PROCESSES", 1)
+    monkeypatch.setattr(svm, "LIBLINEAR", None)  # a fit in this process would fail
+    before = getrusage(RUSAGE_CHILDREN).ru_utime
+    np.testing.assert_array_equal(found(), threads)
+    assert getrusage(RUSAGE_CHILDREN).ru_utime > before  # so that the cost of a stage has it
 
 
 @pytest.fixture(scope="module")
