@@ -116,7 +116,8 @@ def origin(tmp_path_factory):
     ignored = shutil.ignore_patterns("__pycache__", "cache", "tmp", "config.local")
     for folder in ("stages", ".github", ".dvc"):
         shutil.copytree(ROOT / folder, author.folder / folder, ignore=ignored)
-    shutil.copy(ROOT / ".gitignore", author.folder)
+    for file in (".gitignore", ".dvcignore"):
+        shutil.copy(ROOT / file, author.folder)
     for name, text in {"rows.py": ROWS, "model.py": MODEL}.items():
         (author.folder / name).write_text(text, encoding="utf-8")
     yaml = YAML()
