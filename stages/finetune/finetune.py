@@ -61,6 +61,8 @@ log = logging.getLogger("verdict")
 
 LAUNCH = "VERDICT_LAUNCH"
 SCRATCH = Path("scratch") / "finetune"
+# What oneDNN keeps for each shape of a batch; its own 1024 took 2 GB where lengths vary
+ONEDNN_CACHE, ONEDNN_SHAPES = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64"
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
@@ -175,6 +177,7 @@ def use_cores(accelerator: Accelerator) -> None:
     """Share the cores among the processes of this machine; one process speaks for all."""
     import torch
 
+    os.environ.setdefault(ONEDNN_CACHE, ONEDNN_SHAPES)  # read when oneDNN first computes
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(max(1, parallel.workers() // local))
     if not accelerator.is_main_process:
