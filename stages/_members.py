@@ -13,18 +13,18 @@ from stages.base.errors import InputError
 from stages.base.tasks import Block, Floats, Task
 from stages.finetune import tokens
 from stages.finetune._backbones import load_tokenizer
-from stages.finetune._classifier import load as load_classifier
-from stages.finetune._classifier import stored_params
 from stages.finetune._params import FinetuneParams
 from stages.finetune._predict import Data, probabilities
 from stages.finetune._predict import predict as predict_scores
-from stages.finetune._units import REFIT
 from stages.finetune.finetune import use_cores
-from stages.models._crossfit import FoldModels
-from stages.models._crossfit import stored_params as classical_params
+from stages.finetune.training.classifier import load as load_classifier
+from stages.finetune.training.classifier import stored_params
+from stages.finetune.training.units import REFIT
+from stages.fitting.crossfit import FoldModels
+from stages.fitting.crossfit import stored_params as classical_params
+from stages.fitting.search import ModelParams
+from stages.fitting.seeds import Load
 from stages.models._linear import Linear
-from stages.models._search import ModelParams
-from stages.models._seeds import Load
 from stages.models.forest import Forest, ForestParams
 from stages.models.lgbm import Lgbm, LgbmParams
 from stages.models.logreg import LogregParams

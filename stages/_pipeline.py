@@ -20,7 +20,7 @@ from stages.base.blocks import column_blocks
 from stages.base.errors import InputError
 from stages.base.params import FOLDER, Params, read_params
 from stages.base.tables import PREDICTION, read_json
-from stages.base.tasks import Floats, Task, read_task
+from stages.base.tasks import Block, Floats, Task, read_task
 from stages.cascade import CascadeParams, confidence
 from stages.clean import CleanParams, clean_texts, make_normalizer
 from stages.ensemble import Blend
@@ -73,7 +73,7 @@ class Features:
             Vocabulary.load(data / "tfidf") if needed & {"tfidf", "lsa"} else None,
             Latent.load(data / "lsa") if "lsa" in needed else None,
             Vectors.load(data / "word2vec") if "word2vec" in needed else None,
-            Embedder.load(embed) if "embed" in needed else None,
+            Embedder.load(embed) if "embed" in needed and embed.backbone else None,
         )
 
     def __call__(self, texts: pd.DataFrame) -> Sets:
@@ -82,7 +82,10 @@ class Features:
         read = partial(read_texts, task=self.task, clean=self.clean)
         words, styles = zip(*parallel.run(read, pieces, processes=len(pieces) > 1), strict=True)
         cleaned = pd.concat(words, ignore_index=True)
-        sets = {"style": column_blocks(pd.concat(styles, ignore_index=True))}
+        sets: dict[str, dict[str, Block]] = {
+            "style": column_blocks(pd.concat(styles, ignore_index=True)),
+            "embed": {},
+        }
         if self.vocabulary:
             sets["tfidf"] = tfidf.apply(cleaned, self.vocabulary, self.ngrams)
         if self.latent:

@@ -66,9 +66,9 @@ from stages.base.tables import (
     write_json,
 )
 from stages.base.tasks import Block, Floats, Task, read_task
-from stages.models._crossfit import crossfit, predict
-from stages.models._design import Encoder, FeatureSets, SourceParams
-from stages.models._sample import Sample, make_sample
+from stages.fitting.crossfit import crossfit, predict
+from stages.fitting.design import Encoder, FeatureSets, SourceParams
+from stages.fitting.sample import Sample, make_sample
 from stages.models.logreg import LogregParams
 from stages.models.logreg import fit as fit_logreg
 

@@ -42,12 +42,12 @@ from stages.base.params import Params, read_params
 from stages.base.tables import write_table
 from stages.base.tasks import Task, read_task
 from stages.base.tracking import Mirror
-from stages.models._crossfit import CrossFit, crossfit
-from stages.models._design import FeatureSets
-from stages.models._sample import Sample
-from stages.models._search import ModelParams
-from stages.models._seeds import Fit, Model, fit_seeds
-from stages.models._train import read_sets
+from stages.fitting.crossfit import CrossFit, crossfit
+from stages.fitting.design import FeatureSets
+from stages.fitting.sample import Sample
+from stages.fitting.search import ModelParams
+from stages.fitting.seeds import Fit, Model, fit_seeds
+from stages.fitting.train import read_sets
 from stages.models.forest import ForestParams
 from stages.models.forest import fit as fit_forest
 from stages.models.lgbm import LgbmParams

@@ -1,10 +1,10 @@
-r"""Score the predictions of one model.
+r"""Score the predictions of all models.
 
-In: predictions, folds (targets), and rows where the judge is known. Out: flat metrics of the
-out-of-fold rows and, with the prefix `dev_`, of a labelled dev part; a report of each class; two
-small tables for plots; the thresholds; and the loss of each out-of-fold row, which `compare` reads
-from Git. Where the rows carry the true probabilities (`truth_<class>`: the demo), the regret is the
-expected log loss under them beyond the best possible.
+In: predictions, folds (targets), and rows where the judge is known. Out, for each model: flat
+metrics of the out-of-fold rows and, with the prefix `dev_`, of a labelled dev part; a report of
+each class; two small tables for plots; the thresholds; and the loss of each out-of-fold row, which
+`compare` reads from Git. Where the rows carry the true probabilities (`truth_<class>`: the demo),
+the regret is the expected log loss under them beyond the best possible.
 
 Classes that do not exclude each other are given to a row by thresholds, a class each, chosen for
 macro-F1. They are judged nested: those for the rows of a fold were chosen on the other folds (where
@@ -14,15 +14,14 @@ half stand beside them as `<metric>_at_half`.
 
     python -m stages.score --dataset demo --labels data/demo/labels.json \
         --folds data/demo/folds.parquet --rows data/demo/rows.parquet \
-        --predictions data/demo/predictions/svm.parquet --metrics metrics/scores/demo/svm.json \
-        --thresholds-out metrics/thresholds/demo/svm.json \
-        --losses-out metrics/losses/demo/svm.parquet \
-        --report-out metrics/classes/demo/svm.csv \
-        --confusion-out metrics/confusion/demo/svm.csv \
-        --reliability-out metrics/reliability/demo/svm.csv
+        --predictions data/demo/predictions --models svm --models ensemble \
+        --metrics metrics/scores/demo --thresholds-out metrics/thresholds/demo \
+        --losses-out metrics/losses/demo --classes-out metrics/classes/demo \
+        --confusion-out metrics/confusion/demo --reliability-out metrics/reliability/demo
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -203,51 +202,48 @@ def losses_table(folds: Folds, place: Indices, losses: Floats) -> pd.DataFrame:
     )
 
 
-def main(
-    *,
-    dataset: str,
-    labels: Path,
-    folds: Path,
-    rows: Path,
-    predictions: Path,
-    metrics: Path,
-    thresholds_out: Path,
-    losses_out: Path,
-    report_out: Path,
-    confusion_out: Path,
-    reliability_out: Path,
-) -> None:
-    """Score one model's predictions."""
-    task = read_task(labels)
-    stored = read_folds(folds, task)
+@dataclass(frozen=True)
+class Sheet:
+    """What is written of one model."""
+
+    metrics: Mapping[str, float]
+    thresholds: Mapping[str, float]
+    losses: pd.DataFrame
+    classes: pd.DataFrame
+    confusion: pd.DataFrame
+    reliability: pd.DataFrame
+
+
+def judge(task: Task, folds: Folds, predictions: Path, rows: Path) -> Sheet:
+    """Score the table `predictions`; the truth is read from `rows`, where it is known.
+
+    Raises:
+        InputError: An out-of-fold row is none of the folds'.
+    """
     table = read_table(predictions)
     columns = [PREDICTION + name for name in task.classes]
     judged = table[table[PART] == OOF]
-    place = pd.Index(stored.ids).get_indexer(pd.Index(judged[ID]))
+    place = pd.Index(folds.ids).get_indexer(pd.Index(judged[ID]))
     if (place < 0).any():
         raise InputError(
-            f"{predictions}: got {len(judged)} out-of-fold rows; expected ids of {folds}"
+            f"{predictions}: got {len(judged)} out-of-fold rows; expected ids of the folds"
         )
     if not len(judged):  # a backbone that is not tuned on this dataset
-        write_json({"rows": 0}, metrics)
-        write_json({}, thresholds_out)
-        write_losses(losses_table(stored, place, np.zeros(0)), losses_out)
-        for path in (report_out, confusion_out, reliability_out):
-            write_table(pd.DataFrame(columns=["class", "actual", "predicted", "f1"]), path)
-        return
-    mirror = Mirror("score", dataset, [labels, folds])
-    targets, probabilities = stored.targets[place], judged[columns].to_numpy()
+        nothing = pd.DataFrame(columns=["class", "actual", "predicted", "f1"])
+        no_losses = losses_table(folds, place, np.zeros(0))
+        return Sheet({"rows": 0}, {}, no_losses, nothing, nothing, nothing)
+    targets, probabilities = folds.targets[place], judged[columns].to_numpy()
     actual = actual_labels(task, targets)
     thresholds = choose_thresholds(actual, probabilities)
-    parts = judging_folds(stored, np.isin(np.arange(len(stored.ids)), place))
+    parts = judging_folds(folds, np.isin(np.arange(len(folds.ids)), place))
     nested = nested_thresholds(actual, probabilities, parts.fold[place])
     oof = scored(task, targets, probabilities, nested)
     found = score(task, oof)
     losses = task.row_losses(targets, probabilities)
-    for fold in np.unique(stored.fold[place]).tolist():
-        found[f"log_loss_fold{fold}"] = float(losses[stored.fold[place] == fold].mean())
+    for fold in np.unique(folds.fold[place]).tolist():
+        found[f"log_loss_fold{fold}"] = float(losses[folds.fold[place] == fold].mean())
     reports = [report(task, oof, thresholds).assign(part=OOF)]
-    dev = read_dev(table, stored, columns)
+    dev = read_dev(table, folds, columns)
     if dev is not None:
         part = scored(task, *dev, thresholds)
         found |= {f"{DEV}_{name}": value for name, value in score(task, part).items()}
@@ -264,22 +260,60 @@ def main(
                 table.loc[selected, columns].to_numpy(),
             )
             found |= {prefix + name: value for name, value in known.items()}
-    write_json(found, metrics)
     chosen = {} if task.exclusive else dict(zip(task.classes, thresholds.tolist(), strict=True))
-    write_json(chosen, thresholds_out)
-    write_losses(losses_table(stored, place, losses), losses_out)
-    write_table(pd.concat(reports), report_out)
-    write_table(confusion(task, oof.actual, oof.given), confusion_out)
-    write_table(reliability(targets, probabilities, task.classes), reliability_out)
-    plots = {"classes": report_out, "confusion": confusion_out, "reliability": reliability_out}
-    mirror.finish(params={"model": predictions.stem}, metrics=found, tables=plots)
-    log.info(
-        "score: %s: log loss %.4f, macro-F1 %.4f on %d rows",
-        predictions.stem,
-        found["log_loss"],
-        found["macro_f1"],
-        len(targets),
+    return Sheet(
+        found,
+        chosen,
+        losses_table(folds, place, losses),
+        pd.concat(reports),
+        confusion(task, oof.actual, oof.given),
+        reliability(targets, probabilities, task.classes),
     )
+
+
+def main(
+    *,
+    dataset: str,
+    labels: Path,
+    folds: Path,
+    rows: Path,
+    predictions: Path,
+    models: list[str],
+    metrics: Path,
+    thresholds_out: Path,
+    losses_out: Path,
+    classes_out: Path,
+    confusion_out: Path,
+    reliability_out: Path,
+) -> None:
+    """Score the predictions of `models`, each into a file of its name in each folder."""
+    task = read_task(labels)
+    stored = read_folds(folds, task)
+    mirror = Mirror("score", dataset, [labels, folds])
+    for model in models:
+        sheet = judge(task, stored, predictions / f"{model}.parquet", rows)
+        write_json(sheet.metrics, metrics / f"{model}.json")
+        write_json(sheet.thresholds, thresholds_out / f"{model}.json")
+        write_losses(sheet.losses, losses_out / f"{model}.parquet")
+        tables = {
+            "classes": (sheet.classes, classes_out / f"{model}.csv"),
+            "confusion": (sheet.confusion, confusion_out / f"{model}.csv"),
+            "reliability": (sheet.reliability, reliability_out / f"{model}.csv"),
+        }
+        for table, path in tables.values():
+            write_table(table, path)
+        if not sheet.metrics["rows"]:
+            continue
+        plots = {name: path for name, (_, path) in tables.items()}
+        mirror.end_run(params={"model": model}, metrics=sheet.metrics, tables=plots)
+        log.info(
+            "score: %s: log loss %.4f, macro-F1 %.4f on %d rows",
+            model,
+            sheet.metrics["log_loss"],
+            sheet.metrics["macro_f1"],
+            sheet.metrics["rows"],
+        )
+    mirror.close()
 
 
 def read_dev(

@@ -233,7 +233,7 @@ from pathlib import Path
 from stages.base.params import read_params
 from stages.base.tasks import Preference
 from stages.models import lgbm, xgb
-from stages.models._sample import Sample
+from stages.fitting.sample import Sample
 from stages.models._stopping import StoppingParams
 
 X = np.random.default_rng(0).normal(size=(600, 4)).astype(np.float32)

@@ -8,8 +8,8 @@ from stages import learning_curve as lc
 from stages.base.folds import Folds
 from stages.base.params import Params
 from stages.base.tasks import MultiLabel, SingleLabel
-from stages.models._design import SourceParams
-from stages.models._search import ModelParams
+from stages.fitting.design import SourceParams
+from stages.fitting.search import ModelParams
 
 FRACTIONS = (0.01, 0.1, 0.3, 1.0)
 CLASSES = ("joy", "grief", "anger")

@@ -185,10 +185,10 @@ def project(finished: Project, tmp_path: Path) -> Iterator[Project]:
 
 def followers(*models: str) -> set[str]:
     """What has to run again after these models."""
-    scored = [*models, "ensemble"]
     return {
-        *(f"{model}@demo" for model in scored),
-        *(f"score@demo-{model}" for model in scored),
+        *(f"{model}@demo" for model in models),
+        "ensemble@demo",
+        "score@demo",
         "audit@demo",
         "cascade@demo",
         "leaderboard",

@@ -126,16 +126,15 @@ def inputs(tmp_path, folds):
     return tmp_path
 
 
-def run_stage(folder, predictions="svm.parquet"):
+def run_stage(folder, model="svm", others=()):
     score.main(
         dataset="tiny", labels=folder / "labels.json", folds=folder / "folds.parquet",
-        rows=folder / "rows.parquet", predictions=folder / predictions,
-        metrics=folder / "m.json", thresholds_out=folder / "t.json",
-        losses_out=folder / "l.parquet",
-        report_out=folder / "classes.csv", confusion_out=folder / "c.csv",
-        reliability_out=folder / "r.csv",
+        rows=folder / "rows.parquet", predictions=folder, models=[model, *others],
+        metrics=folder / "scores", thresholds_out=folder / "thresholds",
+        losses_out=folder / "losses", classes_out=folder / "classes",
+        confusion_out=folder / "confusion", reliability_out=folder / "reliability",
     )  # fmt: skip
-    return json.loads((folder / "m.json").read_text())
+    return json.loads((folder / f"scores/{model}.json").read_text())
 
 
 def test_stage_joins_by_id_and_writes_flat_finite_metrics(inputs, folds):
@@ -149,37 +148,49 @@ def test_stage_joins_by_id_and_writes_flat_finite_metrics(inputs, folds):
         own = folds.held(fold)
         expected = -np.log(truth[own, y[own]]).mean()
         assert found[f"log_loss_fold{fold}"] == pytest.approx(expected)
-    assert json.loads((inputs / "t.json").read_text()) == {}
-    assert list(pd.read_csv(inputs / "c.csv")) == ["actual", "predicted", "rows", "share"]
-    assert list(pd.read_csv(inputs / "r.csv")) == ["class", "predicted", "actual", "rows"]
+    assert json.loads((inputs / "thresholds/svm.json").read_text()) == {}
+    assert list(pd.read_csv(inputs / "confusion/svm.csv")) == [
+        "actual",
+        "predicted",
+        "rows",
+        "share",
+    ]
+    assert list(pd.read_csv(inputs / "reliability/svm.csv")) == [
+        "class",
+        "predicted",
+        "actual",
+        "rows",
+    ]
 
 
 def test_loss_of_each_out_of_fold_row_is_kept_with_its_id_and_group(inputs, folds):
     found = run_stage(inputs)
-    table = pd.read_parquet(inputs / "l.parquet")
+    table = pd.read_parquet(inputs / "losses/svm.parquet")
     assert table.dtypes.astype(str).to_dict() == {"id": "str", "group": "int64", "loss": "float32"}
     assert set(table["id"]) == set(folds.ids[folds.judged])
     group = dict(zip(folds.ids, folds.group, strict=True))
     assert table["group"].tolist() == [group[row] for row in table["id"]]
     assert table["loss"].mean() == pytest.approx(found["log_loss"])
-    first = (inputs / "l.parquet").read_bytes()
+    first = (inputs / "losses/svm.parquet").read_bytes()
     run_stage(inputs)
-    assert (inputs / "l.parquet").read_bytes() == first
+    assert (inputs / "losses/svm.parquet").read_bytes() == first
 
 
 def test_predictions_of_strangers_are_refused(inputs):
     table = pd.read_parquet(inputs / "svm.parquet")
     write_table(table.assign(id=table["id"] + "?"), inputs / "other.parquet")
     with pytest.raises(InputError, match=r"other\.parquet: got 72 out-of-fold rows; expected ids"):
-        run_stage(inputs, "other.parquet")
+        run_stage(inputs, "other")
 
 
-def test_predictions_without_rows_are_scored_as_none(inputs):
+def test_predictions_without_rows_are_scored_as_none_and_the_others_as_before(inputs):
+    alone = run_stage(inputs)
     write_table(pd.read_parquet(inputs / "svm.parquet").iloc[:0], inputs / "none.parquet")
-    assert run_stage(inputs, "none.parquet") == {"rows": 0}
-    for name in ("classes.csv", "c.csv", "r.csv"):
-        assert pd.read_csv(inputs / name).empty
-    assert pd.read_parquet(inputs / "l.parquet").empty
+    assert run_stage(inputs, "none", ["svm"]) == {"rows": 0}
+    for name in ("classes", "confusion", "reliability"):
+        assert pd.read_csv(inputs / name / "none.csv").empty
+    assert pd.read_parquet(inputs / "losses/none.parquet").empty
+    assert json.loads((inputs / "scores/svm.json").read_text()) == alone
 
 
 @pytest.fixture
@@ -209,12 +220,12 @@ def test_dev_part_is_judged_apart_with_the_thresholds_of_all_out_of_fold_rows(se
     assert all(isinstance(value, float) and np.isfinite(value) for value in found.values())
     assert (found["rows"], found["dev_rows"]) == (90, 10)
     dev = slice(90, 100)
-    thresholds = list(json.loads((folder / "t.json").read_text()).values())
+    thresholds = list(json.loads((folder / "thresholds/svm.json").read_text()).values())
     expected = metrics.f1_score(targets[dev], probabilities[dev] >= thresholds, average="macro")
     assert found["dev_macro_f1"] == pytest.approx(expected)
     expected = metrics.f1_score(targets[dev], probabilities[dev] >= 0.5, average="macro")
     assert found["dev_macro_f1_at_half"] == pytest.approx(expected)
-    report = pd.read_csv(folder / "classes.csv")
+    report = pd.read_csv(folder / "classes/svm.csv")
     assert report["part"].tolist() == ["oof"] * 3 + ["dev"] * 3
     assert report["threshold"].tolist() == thresholds * 2
     assert report.loc[report["part"] == "dev", "f1"].mean() == pytest.approx(found["dev_macro_f1"])
@@ -223,7 +234,7 @@ def test_dev_part_is_judged_apart_with_the_thresholds_of_all_out_of_fold_rows(se
 def test_out_of_fold_rows_are_not_judged_with_thresholds_that_saw_them(several):
     folder, targets, probabilities = several
     found = run_stage(folder)
-    thresholds = list(json.loads((folder / "t.json").read_text()).values())
+    thresholds = list(json.loads((folder / "thresholds/svm.json").read_text()).values())
     seen = metrics.f1_score(targets[:90], probabilities[:90] >= thresholds, average="macro")
     assert found["macro_f1"] < seen
 
@@ -233,7 +244,7 @@ def test_thresholds_of_one_predicted_fold_are_chosen_on_its_parts(several):
     table = pd.read_parquet(folder / "svm.parquet")
     fold = pd.read_parquet(folder / "folds.parquet")["fold"]
     write_table(table[fold.isin([1, -1])], folder / "one.parquet")
-    found = run_stage(folder, "one.parquet")
+    found = run_stage(folder, "one")
     assert found["rows"] == 30
     # with no other rows to choose on, all thresholds would be one half
     assert found["macro_f1"] != found["macro_f1_at_half"]

@@ -29,7 +29,8 @@ TOOLS = {
     "stages.wordnet",
 }  # run by hand, no part of the pipeline
 HEAVY = {"gensim", "lightgbm", "mlflow", "nltk", "numba", "optuna", "sklearn", "torch", "xgboost"}
-FOLDERS = {"stages/base", "stages/readers"}  # of which a stage depends on the whole
+# of which a stage depends on the whole
+FOLDERS = {"stages/base", "stages/finetune/training", "stages/fitting", "stages/readers"}
 DATASET, BACKBONE = "${item.dataset}", "${item.backbone}"
 
 
@@ -358,8 +359,15 @@ def test_modules_import_only_base_and_siblings(module: str) -> None:
             return True  # they apply to new rows what all stages stored
         if folder == "stages.base" or imported.startswith("stages.base."):
             return imported.startswith("stages.base.")
-        if imported.startswith("stages.models."):  # whose models it fits
-            return module in {"stages.audit", "stages.learning_curve"} or is_sibling(imported)
+        fits = module in {"stages.audit", "stages.learning_curve"}
+        if imported.startswith("stages.models."):
+            return fits or is_sibling(imported)
+        if imported.startswith("stages.fitting."):
+            return fits or folder in {"stages.fitting", "stages.models"}
+        if imported.startswith("stages.finetune.training."):
+            return module == "stages.finetune.finetune" or folder == "stages.finetune.training"
+        if folder == "stages.finetune.training":
+            return imported.startswith("stages.finetune._")
         if imported.startswith("stages.readers."):  # formats, that ingest joins
             return module == "stages.ingest" or folder == "stages.readers"
         return is_sibling(imported)

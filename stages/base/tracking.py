@@ -41,7 +41,8 @@ Message: TypeAlias = dict[str, Any]
 class Mirror:
     """The mirror of one run: started with the stage, filled by `curve`, ended by `finish`.
 
-    A stage that ends without `finish` has failed, and its run is marked so.
+    A stage of several runs ends each by `end_run`, and the mirror by `close`. A run that has begun
+    and is not ended has failed, and is marked so.
     """
 
     def __init__(
@@ -72,14 +73,14 @@ class Mirror:
         if new:
             self._send(curve=name, rows=new)
 
-    def finish(
+    def end_run(
         self,
         *,
         params: Mapping[str, Any],
         metrics: Mapping[str, float],
         tables: Mapping[str, Path] | None = None,
     ) -> None:
-        """End the run.
+        """End the run; what is sent next begins another of the same stage.
 
         Args:
             params: Nested ones are shown with dots.
@@ -91,6 +92,20 @@ class Mirror:
         }
         numbers = {key: float(value) for key, value in metrics.items()}
         self._send(params=flatten(params), metrics=numbers, tables=texts, end=True)
+
+    def finish(
+        self,
+        *,
+        params: Mapping[str, Any],
+        metrics: Mapping[str, float],
+        tables: Mapping[str, Path] | None = None,
+    ) -> None:
+        """End the only run, as `end_run` does, and the mirror."""
+        self.end_run(params=params, metrics=metrics, tables=tables)
+        self.close()
+
+    def close(self) -> None:
+        """Nothing more comes."""
         if self._writer and self._writer.stdin:
             self._writer.stdin.close()
             with suppress(subprocess.TimeoutExpired):  # it goes on alone
@@ -115,7 +130,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def write(start: Message, messages: "SimpleQueue[Message | None]", server: str | None) -> None:
-    """Write one run: `start` says which, then `messages` come until None."""
+    """Write the runs of a stage: `start` says which, then `messages` come until None."""
     from filelock import FileLock
     from mlflow import MlflowClient
 
@@ -128,12 +143,19 @@ def write(start: Message, messages: "SimpleQueue[Message | None]", server: str |
         number = _experiment(client, start["dataset"], artifacts)
         above = _pipeline(client, number, tags)
     tags |= {"stage": start["stage"], "data": _digest(start["inputs"]), "mlflow.parentRunId": above}
-    run = client.create_run(number, run_name=start["stage"], tags=tags).info.run_id
-    status = "FAILED"
+
+    def begin() -> str:
+        return str(client.create_run(number, run_name=start["stage"], tags=tags).info.run_id)
+
+    run: str | None = begin()
     while (message := messages.get()) is not None:
+        run = run or begin()
         _log(client, run, message)
-        status = "FINISHED" if message.get("end") else status
-    client.set_terminated(run, status)
+        if message.get("end"):
+            client.set_terminated(run, "FINISHED")
+            run = None
+    if run:
+        client.set_terminated(run, "FAILED")
     client.set_terminated(above)
 
 

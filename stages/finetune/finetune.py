@@ -43,16 +43,16 @@ from stages.base.params import read_params
 from stages.base.tables import write_table
 from stages.base.tasks import read_task
 from stages.base.tracking import Mirror
-from stages.finetune._checkpoint import Checkpoint, Finished, finish, scratch_key
-from stages.finetune._classifier import build
-from stages.finetune._cluster import train
-from stages.finetune._loop import Fit
-from stages.finetune._losses import class_weights
 from stages.finetune._params import FinetuneParams
 from stages.finetune._predict import Data, predict
-from stages.finetune._progress import Curve
 from stages.finetune._tokens import read_tokens
-from stages.finetune._units import Unit, curves, gather, hold_out, units, write_models
+from stages.finetune.training.checkpoint import Checkpoint, Finished, finish, scratch_key
+from stages.finetune.training.classifier import build
+from stages.finetune.training.cluster import train
+from stages.finetune.training.loop import Fit
+from stages.finetune.training.losses import class_weights
+from stages.finetune.training.progress import Curve
+from stages.finetune.training.units import Unit, curves, gather, hold_out, units, write_models
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

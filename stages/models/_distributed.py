@@ -14,7 +14,7 @@ from pydantic import Field
 
 from stages.base import cluster
 from stages.base.errors import InputError
-from stages.models._sample import Sample
+from stages.fitting.sample import Sample
 
 Workers: TypeAlias = Annotated[int, Field(ge=1)]  # processes that share the rows of a fit
 

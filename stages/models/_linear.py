@@ -11,7 +11,7 @@ from scipy import sparse
 
 from stages.base.folds import Indices
 from stages.base.tasks import Floats, Matrix, Task
-from stages.models._sample import Sample
+from stages.fitting.sample import Sample
 
 
 @dataclass(frozen=True)

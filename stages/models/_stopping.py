@@ -6,7 +6,7 @@ from typing import Annotated, TypeVar
 from pydantic import Field
 
 from stages.base.params import Params
-from stages.models._sample import Sample
+from stages.fitting.sample import Sample
 
 T = TypeVar("T")
 

@@ -25,10 +25,10 @@ from safetensors.numpy import load_file, save_file
 from stages.base.cli import run
 from stages.base.params import read_params
 from stages.base.tasks import Floats, Matrix, Task
-from stages.models._design import SourceParams
-from stages.models._sample import Sample
-from stages.models._search import ModelParams
-from stages.models._train import train
+from stages.fitting.design import SourceParams
+from stages.fitting.sample import Sample
+from stages.fitting.search import ModelParams
+from stages.fitting.train import train
 
 Share = Annotated[float, Field(gt=0, le=1)]
 

@@ -21,12 +21,12 @@ from pydantic import Field
 from stages.base.cli import run
 from stages.base.params import read_params
 from stages.base.tasks import Floats, Matrix, Task
-from stages.models._design import SourceParams
+from stages.fitting.design import SourceParams
+from stages.fitting.sample import Sample
+from stages.fitting.seeds import SeededParams
+from stages.fitting.train import train
 from stages.models._distributed import Workers, grow_together
-from stages.models._sample import Sample
-from stages.models._seeds import SeededParams
 from stages.models._stopping import StoppingParams, fit_rounds
-from stages.models._train import train
 
 Share = Annotated[float, Field(gt=0, le=1)]
 

@@ -22,12 +22,12 @@ from scipy.special import log_softmax
 from stages.base.cli import run
 from stages.base.params import read_params
 from stages.base.tasks import Floats
-from stages.models._design import SourceParams
+from stages.fitting.design import SourceParams
+from stages.fitting.sample import Sample
+from stages.fitting.search import ModelParams
+from stages.fitting.train import train
 from stages.models._linear import Linear, fit_linear
-from stages.models._sample import Sample
-from stages.models._search import ModelParams
 from stages.models._symmetric import Curvature, OddEven, descend
-from stages.models._train import train
 
 TOLERANCE = 1e-2  # largest change of a weight in a pass, as a share of the largest weight
 SLOPE = 1e-6  # largest slope of the loss of pairs at the end

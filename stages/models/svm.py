@@ -26,13 +26,13 @@ from pydantic import Field
 from stages.base.cli import run
 from stages.base.folds import Indices
 from stages.base.params import read_params
-from stages.base.tasks import Floats, Matrix, read_task
-from stages.models._design import SourceParams
+from stages.base.tasks import Floats, Matrix, Task, read_task
+from stages.fitting.design import SourceParams
+from stages.fitting.sample import Sample
+from stages.fitting.search import ModelParams
+from stages.fitting.train import train
 from stages.models._linear import Linear, fit_linear
-from stages.models._sample import Sample
-from stages.models._search import ModelParams
 from stages.models._symmetric import Curvature, OddEven, descend
-from stages.models._train import train
 
 TOLERANCE = 1e-2  # liblinear's own default is 0.1; 1e-4 takes three times as long for the same loss
 SLOPE = 1e-4  # the same for pairs; margins are then within about 1e-3, before calibration
@@ -70,12 +70,16 @@ def fit(sample: Sample, params: SvmParams, seed: int) -> Linear:
     )
 
 
+def _by_liblinear(task: Task, params: SvmParams) -> bool:
+    return params.count_ratios or not task.symmetric
+
+
 def _machines(sample: Sample, rows: Indices, params: SvmParams, seed: int) -> tuple[Floats, Floats]:
     """Coefficients `(n_classes, n_features)` and intercepts `(n_classes,)` of one-vs-rest SVMs.
 
     Fitted on the rows `rows`; those of a symmetric task are fitted on both orders of each row.
     """
-    if sample.task.symmetric and not params.count_ratios:
+    if not _by_liblinear(sample.task, params):
         return _symmetric_machines(sample, rows, params.C)
     from sklearn.svm import LinearSVC
 
@@ -147,12 +151,11 @@ def main(
 ) -> None:  # fmt: skip
     """Cross-fit a calibrated linear SVM on tf-idf and style."""
     params = read_params(SvmParams, dataset, "svm")
-    by_liblinear = params.count_ratios or not read_task(labels).symmetric
     train(
         params, fit, dataset=dataset, labels=labels, folds=folds,
         sets={"tfidf": tfidf, "style": style, "embed": embed},
         model=model, predictions=predictions, trials=trials, cost=cost,
-        processes=by_liblinear,
+        processes=_by_liblinear(read_task(labels), params),
     )  # fmt: skip
 
 

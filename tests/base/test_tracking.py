@@ -155,3 +155,19 @@ def test_runs_at_once_into_a_fresh_store_stand_under_one_parent(tmp_path, capfd)
     names = {"stage", "dataset", "experiment", "commit", "dirty", "data", "mlflow.parentRunId"}
     assert names <= {key for key, _ in tags}
     assert {("stage", "svm"), ("dataset", "demo"), ("experiment", "workspace")} <= set(tags)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_on")
+def test_stage_of_several_runs_fails_only_in_the_one_that_has_begun(tmp_path):
+    mirror = Mirror("score", "demo")
+    for loss in (1.0, 2.0):
+        mirror.end_run(params={"model": f"model {loss}"}, metrics={"log_loss": loss})
+    mirror.curve("fold0", [ROW | {"step": 1, "train_loss": 1.0}])  # of a third
+    mirror.close()
+    mirror._writer.wait(60)
+    runs = rows_of(tmp_path / "mlflow.db", "select status from runs where name = 'score'")
+    assert sorted(runs) == [("FAILED",), ("FINISHED",), ("FINISHED",)]
+    query = "select p.value, m.value from params p join metrics m using (run_uuid)"
+    found = rows_of(tmp_path / "mlflow.db", f"{query} where m.key = 'log_loss'")
+    assert sorted(found) == [("model 1.0", 1.0), ("model 2.0", 2.0)]

@@ -31,11 +31,11 @@ from stages.base.tables import ID, read_table
 from stages.base.tasks import Task, read_task
 from stages.finetune import tokens as tokens_stage
 from stages.finetune._backbones import load_tokenizer, locate
-from stages.finetune._checkpoint import Checkpoint
-from stages.finetune._classifier import build
-from stages.finetune._loop import Fit
 from stages.finetune._params import FinetuneParams
 from stages.finetune._predict import Data, predict
+from stages.finetune.training.checkpoint import Checkpoint
+from stages.finetune.training.classifier import build
+from stages.finetune.training.loop import Fit
 
 Result = tuple[float, int, Any]  # seconds to train, real tokens trained on, scores `(n, n_classes)`
 

@@ -42,12 +42,12 @@ import torch
 
 from stages.base.tasks import SingleLabel
 from stages.finetune._backbones import _attention, _set_dropouts, autocast_dtype
-from stages.finetune._checkpoint import Checkpoint
-from stages.finetune._classifier import assemble
-from stages.finetune._loop import Fit
 from stages.finetune._params import FinetuneParams
 from stages.finetune._predict import Data, predict
 from stages.finetune._tokens import Tokens
+from stages.finetune.training.checkpoint import Checkpoint
+from stages.finetune.training.classifier import assemble
+from stages.finetune.training.loop import Fit
 
 CLASSES = ("a", "b", "c")
 TRAINER_BATCH = 8  # its default
@@ -206,7 +206,7 @@ def device_of() -> torch.device:
 
 
 def dtype_of(case: Case) -> torch.dtype:
-    """Of the weights: what stays frozen on a GPU is kept in bf16, as `_classifier.build` does."""
+    """Of the weights: what stays frozen on a GPU is kept in bf16, as `classifier.build` does."""
     half = autocast_dtype("auto", device_of()) if case.lora and torch.cuda.is_available() else None
     return half or torch.float32
 

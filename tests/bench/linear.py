@@ -22,9 +22,9 @@ from stages.base.blocks import read_blocks, read_columns
 from stages.base.folds import read_folds
 from stages.base.params import read_params
 from stages.base.tasks import read_task
+from stages.fitting.crossfit import crossfit
+from stages.fitting.design import Encoder
 from stages.models import logreg
-from stages.models._crossfit import crossfit
-from stages.models._design import Encoder
 
 
 def main(*, dataset: str = "goemotions_single", data: Path = Path("data"), peer_folds: int = 5):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from stages.finetune._checkpoint import Checkpoint, Finished, finish, scratch_key
-from stages.finetune._classifier import build
-from stages.finetune._loop import Fit
+from stages.finetune.training.checkpoint import Checkpoint, Finished, finish, scratch_key
+from stages.finetune.training.classifier import build
+from stages.finetune.training.loop import Fit
 
 PHASES = [
     {"unfreeze": "head", "learning_rate": 1e-3, "head_learning_rate": 1e-2, "epochs": 1},

@@ -10,9 +10,9 @@ import torch
 
 from stages.base.errors import InputError
 from stages.base.tables import read_json
-from stages.finetune._classifier import build, head_parameters, layers, load, save, unfreeze
 from stages.finetune._network import align_left, pool
 from stages.finetune._params import FinetuneParams
+from stages.finetune.training.classifier import build, head_parameters, layers, load, save, unfreeze
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -253,7 +253,7 @@ SAVE = """
 import json, sys
 from pathlib import Path
 import torch
-from stages.finetune._classifier import build, save
+from stages.finetune.training.classifier import build, save
 from stages.finetune._params import FinetuneParams
 for name, given in json.loads(sys.argv[1]).items():
     params = FinetuneParams.model_validate_json(json.dumps(given))

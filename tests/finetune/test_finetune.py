@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from stages.base.errors import InputError
-from stages.finetune._classifier import load
 from stages.finetune._predict import predict, probabilities
 from stages.finetune._tokens import write_tokens
 from stages.finetune.finetune import launch, main, memory_advice
+from stages.finetune.training.classifier import load
 from tests.given import write_params
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -175,16 +175,16 @@ def test_launch_starts_anew_under_torchrun(monkeypatch):
 
 KILL = """
 import os, signal
-from stages.finetune import _loop
+from stages.finetune.training import loop
 
-step = _loop.Fit._step
+step = loop.Fit._step
 
 def dying(self, *rest):
     step(self, *rest)
     if f"{self.name} {self.progress.steps}" == os.environ["KILL_AT"]:
         os.kill(os.getpid(), signal.SIGKILL)
 
-_loop.Fit._step = dying
+loop.Fit._step = dying
 """
 
 

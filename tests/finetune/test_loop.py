@@ -3,11 +3,11 @@ import pytest
 import torch
 
 from stages.base.errors import InputError
-from stages.finetune._checkpoint import Checkpoint
-from stages.finetune._classifier import build
-from stages.finetune._loop import Fit
 from stages.finetune._predict import Data, predict, probabilities
 from stages.finetune._tokens import Tokens
+from stages.finetune.training.checkpoint import Checkpoint
+from stages.finetune.training.classifier import build
+from stages.finetune.training.loop import Fit
 
 ALL = {"unfreeze": "all", "learning_rate": 1e-3, "head_learning_rate": 1e-2, "epochs": 2}
 FIXED = {"schedule": "constant", "warmup": 0.0}

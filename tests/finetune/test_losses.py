@@ -4,7 +4,7 @@ import torch
 from sklearn.utils.class_weight import compute_sample_weight
 
 from stages.base.tasks import MultiLabel, Preference, SingleLabel
-from stages.finetune._losses import class_weights, ignorance, sequence_losses, smooth
+from stages.finetune.training.losses import class_weights, ignorance, sequence_losses, smooth
 
 TASKS = [Preference(), SingleLabel(("x", "y", "z")), MultiLabel(("x", "y", "z"))]
 SOFT = np.array([[0.2, 0.3, 0.5], [1, 0, 0]])

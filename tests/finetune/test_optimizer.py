@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from stages.finetune._classifier import build, head_parameters, layers, unfreeze
-from stages.finetune._optimizer import PEAK, make_groups, make_optimizer, rate, set_rates
+from stages.finetune.training.classifier import build, head_parameters, layers, unfreeze
+from stages.finetune.training.optimizer import PEAK, make_groups, make_optimizer, rate, set_rates
 
 CPU = torch.device("cpu")
 

@@ -4,9 +4,9 @@ import torch
 
 from stages.base.errors import InputError
 from stages.base.tasks import SingleLabel
-from stages.finetune._classifier import build
 from stages.finetune._predict import Data, predict, probabilities
 from stages.finetune._tokens import Tokens
+from stages.finetune.training.classifier import build
 
 
 @pytest.fixture

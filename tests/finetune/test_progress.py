@@ -3,7 +3,7 @@ import math
 import pytest
 
 from stages.base.errors import InputError
-from stages.finetune._progress import Progress
+from stages.finetune.training.progress import Progress
 
 
 def after(*losses):

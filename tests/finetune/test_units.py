@@ -5,10 +5,10 @@ import pytest
 from stages.base.errors import InputError
 from stages.base.folds import AUGMENTED, NO_FOLD, TEST, TRAIN, Folds
 from stages.base.tasks import SingleLabel
-from stages.finetune._checkpoint import Finished
 from stages.finetune._params import StoppingParams
-from stages.finetune._progress import ROW
-from stages.finetune._units import curves, gather, hold_out, units
+from stages.finetune.training.checkpoint import Finished
+from stages.finetune.training.progress import ROW
+from stages.finetune.training.units import curves, gather, hold_out, units
 
 TASK = SingleLabel(("x", "y"))
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from stages.base.tasks import Block
-from stages.models._crossfit import at_once, crossfit
-from stages.models._design import SourceParams
+from stages.fitting.crossfit import at_once, crossfit
+from stages.fitting.design import SourceParams
 from stages.models._stopping import StoppingParams, fit_rounds
 
 SOURCES = {"style": SourceParams(parts=("difference", "sum"), scale="standard", weight=1.0)}

@@ -6,8 +6,7 @@ from scipy import sparse
 
 from stages.base.idf import fit_idf
 from stages.base.tasks import Block
-from stages.models import _design
-from stages.models._design import Encoder, SourceParams
+from stages.fitting.design import Encoder, SourceParams
 
 EVEN = ("magnitude", "sum", "prompt")
 
@@ -21,7 +20,7 @@ def test_standard_scale_gives_variance_one_and_keeps_the_sign_of_odd_columns(
 ):
     sources = {"style": source("difference", *EVEN, scale="standard")}
     rows = folds.train(0)
-    monkeypatch.setattr(_design, "LARGEST", np.inf)
+    monkeypatch.setattr("stages.fitting.design.LARGEST", np.inf)
     design = Encoder.fit(task, sources, sets, rows)(sets, rows)
     odd, even = design.X[:, : design.n_odd], design.X[:, design.n_odd :]
     np.testing.assert_allclose(np.square(odd).mean(axis=0), 1, rtol=1e-4)

@@ -16,11 +16,12 @@ from stages.base.blocks import write_blocks
 from stages.base.errors import InputError
 from stages.base.tables import read_table, write_json, write_table
 from stages.base.tasks import Design, Preference
+from stages.fitting.crossfit import crossfit
+from stages.fitting.design import Encoder, SourceParams
+from stages.fitting.sample import make_sample
+from stages.fitting.train import read_sets
 from stages.models import forest, lgbm, logreg, mlp, svm, xgb
-from stages.models._crossfit import crossfit
 from stages.models._linear import Linear
-from stages.models._sample import make_sample
-from stages.models._train import read_sets
 from tests.given import write_params
 
 ODD = {"parts": ["difference"], "scale": "none", "weight": 1.0}
@@ -396,9 +397,18 @@ def test_stage_writes_the_best_trial_of_its_search(folds, sets, fitted, tmp_path
     assert all(value >= 0 for value in cost.values())
 
 
-def test_empty_feature_set_is_refused_where_a_model_takes_it(folds, tmp_path):
+def test_model_goes_without_a_feature_set_that_is_empty(task, sets, folds, tmp_path, caplog):
     write_blocks(tmp_path / "embed", folds.ids, {})
-    paths = {"embed": tmp_path / "embed", "tfidf": tmp_path / "missing"}
+    write_blocks(tmp_path / "tfidf", folds.ids, sets["tfidf"])
+    paths = {name: tmp_path / name for name in ("embed", "tfidf", "missing")}
     assert read_sets(paths, (), folds.ids) == {}
-    with pytest.raises(InputError, match=r"embed: a model takes embed, got an empty .* expected"):
-        read_sets(paths, ("style", "embed"), folds.ids)
+    found = read_sets(paths, ("tfidf", "embed"), folds.ids)
+    assert "embed: is empty, so the model goes without it" in caplog.text
+    one = SourceParams(parts=("difference",), scale="none", weight=1.0)
+    rows = folds.train(0)
+    alone = Encoder.fit(task, {"tfidf": one}, found, rows)
+    both = Encoder.fit(task, {"tfidf": one, "embed": one}, found, rows)
+    stored = Encoder(task, {"tfidf": one, "embed": one}, both.state)  # as it is loaded
+    assert alone(found, rows).names == both(found, rows).names == stored(found, rows).names
+    with pytest.raises(InputError, match=r"^embed: got empty feature sets; expected features in"):
+        read_sets(paths, ("embed",), folds.ids)

@@ -3,7 +3,7 @@ import pytest
 from scipy import sparse
 
 from stages.base.tasks import Design, MultiLabel, SingleLabel
-from stages.models._sample import make_sample
+from stages.fitting.sample import make_sample
 
 CLASSES = np.repeat([0, 1, 2], [12, 6, 3])
 

@@ -5,8 +5,8 @@ import pytest
 from pydantic import Field
 
 from stages.base.errors import InputError
-from stages.models._design import SourceParams
-from stages.models._search import ModelParams, replaced, search
+from stages.fitting.design import SourceParams
+from stages.fitting.search import ModelParams, replaced, search
 
 STYLE = {"parts": ("difference",), "scale": "none", "weight": 1.0}
 

@@ -6,10 +6,10 @@ from functools import partial
 import numpy as np
 import pytest
 
-from stages.models._crossfit import FoldModels, crossfit
-from stages.models._design import SourceParams
-from stages.models._search import ModelParams
-from stages.models._seeds import SeededParams, fit_seeds
+from stages.fitting.crossfit import FoldModels, crossfit
+from stages.fitting.design import SourceParams
+from stages.fitting.search import ModelParams
+from stages.fitting.seeds import SeededParams, fit_seeds
 
 
 class Drawn:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from stages.base.tasks import Design
-from stages.models._sample import make_sample
+from stages.fitting.sample import make_sample
 from stages.models._stopping import StoppingParams, fit_rounds
 
 STOPPING = StoppingParams(patience=2, holdout_parts=4)

@@ -13,11 +13,12 @@ from sklearn.linear_model import LogisticRegression
 
 from stages.base.folds import DEV, NO_FOLD, TEST, TRAIN, Folds
 from stages.base.tasks import Block, Design, MultiLabel, SingleLabel
-from stages.models import _crossfit, forest, lgbm, logreg, mlp, svm, xgb
-from stages.models._crossfit import Recipe, crossfit, crossfits
+from stages.fitting import crossfit as module
+from stages.fitting.crossfit import Recipe, crossfit, crossfits
+from stages.fitting.sample import make_sample
+from stages.fitting.seeds import fit_seeds
+from stages.models import forest, lgbm, logreg, mlp, svm, xgb
 from stages.models._linear import fit_linear, log_count_ratios
-from stages.models._sample import make_sample
-from stages.models._seeds import fit_seeds
 
 TEXT = {"parts": ["text"], "scale": "none", "weight": 1.0}
 SCALED = {"parts": ["text"], "scale": "standard", "weight": 0.3}
@@ -158,7 +159,7 @@ def test_folds_of_svm_in_processes_are_those_of_threads(hidden, sets, monkeypatc
         return fitted.probabilities
 
     threads = found()  # so few rows are not worth processes
-    monkeypatch.setattr(_crossfit, "WORTH_PROCESSES", 1)
+    monkeypatch.setattr(module, "WORTH_PROCESSES", 1)
     monkeypatch.setattr(svm, "LIBLINEAR", None)  # a fit in this process would fail
     before = getrusage(RUSAGE_CHILDREN).ru_utime
     np.testing.assert_array_equal(found(), threads)

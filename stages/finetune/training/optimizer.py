@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Literal
 
-from stages.finetune._classifier import head_parameters, layers
 from stages.finetune._params import FinetuneParams, Step
+from stages.finetune.training.classifier import head_parameters, layers
 
 if TYPE_CHECKING:
     import torch

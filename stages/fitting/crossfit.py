@@ -22,10 +22,10 @@ from stages.base.folds import Folds, Indices
 from stages.base.params import Params
 from stages.base.tables import atomic, read_json
 from stages.base.tasks import Floats, Task, n_bytes
-from stages.models._design import Encoder, FeatureSets, SourceParams
-from stages.models._sample import Balance, make_sample
-from stages.models._search import ModelParams
-from stages.models._seeds import Fit, Load, Model, load_seeds
+from stages.fitting.design import Encoder, FeatureSets, SourceParams
+from stages.fitting.sample import Balance, make_sample
+from stages.fitting.search import ModelParams
+from stages.fitting.seeds import Fit, Load, Model, load_seeds
 
 WORTH_PROCESSES = 2000  # rows: two processes take as long to start as the folds of fewer
 COPIES = 2  # of the stored feature sets that a fold holds: its design, and what the fit makes of it

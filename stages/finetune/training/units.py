@@ -13,15 +13,15 @@ import pandas as pd
 from stages.base.errors import InputError
 from stages.base.folds import TRAIN, Folds, Indices
 from stages.base.predictions import prediction_table
+from stages.base.seeds import nth_name, nth_seed
 from stages.base.tables import PREDICTION, SWAPPED, atomic
 from stages.base.tasks import Floats, Task
-from stages.finetune._checkpoint import Finished
 from stages.finetune._params import FinetuneParams, StoppingParams
 from stages.finetune._predict import probabilities
-from stages.finetune._progress import ROW
+from stages.finetune.training.checkpoint import Finished
+from stages.finetune.training.progress import ROW
 
 REFIT = "refit"
-STEP = 1000  # between the seeds of a fold's models; folds are neighbours
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +59,7 @@ def units(folds: Folds, params: FinetuneParams) -> list[Unit]:
     if params.seeds == 1:
         return found
     return [
-        replace(unit, name=f"{unit.name}.seed{number}", seed=unit.seed + STEP * number)
+        replace(unit, name=nth_name(unit.name, number), seed=nth_seed(unit.seed, number))
         for unit in found
         for number in range(params.seeds)
     ]

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.base.tables import atomic, read_json, write_json
-from stages.finetune._classifier import save
 from stages.finetune._params import FinetuneParams
-from stages.finetune._progress import Curve, Progress
+from stages.finetune.training.classifier import save
+from stages.finetune.training.progress import Curve, Progress
 
 if TYPE_CHECKING:
     from torch import Tensor

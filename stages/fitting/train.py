@@ -16,11 +16,11 @@ from stages.base.predictions import prediction_table
 from stages.base.tables import PREDICTION, SWAPPED, write_table
 from stages.base.tasks import read_task
 from stages.base.tracking import Mirror
-from stages.models._crossfit import CrossFit, Recipe, crossfits
-from stages.models._design import FeatureSets
-from stages.models._sample import Sample
-from stages.models._search import ModelParams, search
-from stages.models._seeds import Model, fit_seeds
+from stages.fitting.crossfit import CrossFit, Recipe, crossfits
+from stages.fitting.design import FeatureSets
+from stages.fitting.sample import Sample
+from stages.fitting.search import ModelParams, search
+from stages.fitting.seeds import Model, fit_seeds
 
 log = logging.getLogger("verdict")
 
@@ -30,18 +30,19 @@ M = TypeVar("M", bound=ModelParams)
 def read_sets(paths: Mapping[str, Path], needed: Collection[str], ids: pd.Series) -> FeatureSets:
     """The `needed` feature sets, rows in the order of `ids`.
 
+    One may be empty (`embed` without a backbone): the model goes without it.
+
     Raises:
-        InputError: One is damaged, lacks an id, or is empty.
+        InputError: One is damaged or lacks an id, or all are empty.
     """
     sets = {}
     for name, path in paths.items():
         if name in needed:
             sets[name] = (read_blocks if path.is_dir() else read_columns)(path, ids)
             if not sets[name]:
-                raise InputError(
-                    f"{path}: a model takes {name}, got an empty feature set; expected a "
-                    f"{name}.backbone in the params, or null as {name} of the models"
-                )
+                log.warning("%s: is empty, so the model goes without it", path)
+    if needed and not any(sets.values()):
+        raise InputError(f"{', '.join(needed)}: got empty feature sets; expected features in one")
     return sets
 
 

@@ -18,10 +18,6 @@ from tqdm import tqdm
 from stages.base.folds import Indices
 from stages.base.tasks import Floats
 from stages.finetune._batches import OptimizerStep, epoch_plan
-from stages.finetune._checkpoint import Checkpoint
-from stages.finetune._classifier import unfreeze
-from stages.finetune._losses import ignorance, sequence_losses, smooth
-from stages.finetune._optimizer import make_groups, make_optimizer, rate, set_rates
 from stages.finetune._params import FinetuneParams
 from stages.finetune._predict import (
     Data,
@@ -31,7 +27,11 @@ from stages.finetune._predict import (
     sum_over_processes,
     to_device,
 )
-from stages.finetune._progress import Curve, Progress
+from stages.finetune.training.checkpoint import Checkpoint
+from stages.finetune.training.classifier import unfreeze
+from stages.finetune.training.losses import ignorance, sequence_losses, smooth
+from stages.finetune.training.optimizer import make_groups, make_optimizer, rate, set_rates
+from stages.finetune.training.progress import Curve, Progress
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

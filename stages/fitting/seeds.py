@@ -12,11 +12,10 @@ from typing import Annotated, Protocol, TypeVar
 import numpy as np
 from pydantic import Field
 
+from stages.base.seeds import nth_name, nth_seed
 from stages.base.tasks import Floats, Matrix, Task
-from stages.models._sample import Sample
-from stages.models._search import ModelParams
-
-STEP = 1000  # between the seeds of a fold's models; folds are neighbours
+from stages.fitting.sample import Sample
+from stages.fitting.search import ModelParams
 
 
 class Model(Protocol):
@@ -64,7 +63,7 @@ def fit_seeds(
     n = _count(params)
     if n == 1:
         return fit(sample, params, seed)
-    return Mean(tuple(fit(sample, params, seed + STEP * number) for number in range(n)))
+    return Mean(tuple(fit(sample, params, nth_seed(seed, number)) for number in range(n)))
 
 
 def load_seeds(stem: Path, task: Task, params: ModelParams, load: Load) -> Model:
@@ -80,4 +79,4 @@ def _count(params: ModelParams) -> int:
 
 
 def _stem(stem: Path, number: int) -> Path:
-    return stem.with_name(f"{stem.name}.seed{number}")
+    return stem.with_name(nth_name(stem.name, number))

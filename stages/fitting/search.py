@@ -15,8 +15,8 @@ from pydantic import Field
 from stages.base.errors import InputError
 from stages.base.params import Params
 from stages.base.space import Choices, Range, draw
-from stages.models._design import SourceParams
-from stages.models._sample import Balance
+from stages.fitting.design import SourceParams
+from stages.fitting.sample import Balance
 
 
 class SearchParams(Params):

@@ -47,13 +47,14 @@ class Encoder:
     ) -> "Encoder":
         """Fit on the rows `rows` of the feature sets."""
         state: dict[str, Floats] = {}
-        for name, source in sources.items():
+        taken = {name: source for name, source in sources.items() if sets[name]}
+        for name, source in taken.items():
             if all(sparse.issparse(block.X) for block in sets[name].values()):
                 state[f"{name}.idf"] = fit_idf((block.X for block in sets[name].values()), rows)
             if source.scale == "standard":
                 design = _design(task, source, sets[name], rows, state.get(f"{name}.idf"))
                 state[f"{name}.mean"], state[f"{name}.scale"] = _moments(design)
-        return cls(task, sources, state)
+        return cls(task, taken, state)
 
     def __call__(self, sets: FeatureSets, rows: Indices) -> Design:
         """The design of the rows `rows`: dense if all sets are, float32."""
@@ -64,7 +65,9 @@ class Encoder:
 
     def _piece(self, sets: FeatureSets, rows: Indices) -> Design:
         designs = [
-            self._one(name, source, sets[name], rows) for name, source in self.sources.items()
+            self._one(name, source, sets[name], rows)
+            for name, source in self.sources.items()
+            if sets[name]
         ]
         joined = designs[0]
         for design in designs[1:]:
