@@ -2,7 +2,7 @@ r"""Logistic regression on tf-idf and style features.
 
 In: folds and feature sets. Out: a model for each fold, out-of-fold and test predictions. A convex
 problem: fitted on both orders of each pair, its solution is itself symmetric under the swap. Texts
-get scikit-learn's, by the stochastic average gradient (Schmidt et al. 2017): after some fifteen
+get scikit-learn's, by the stochastic average gradient (Schmidt et al. 2017): after some ten
 passes its held-out loss is that of the optimum, which L-BFGS reaches after 150 to 350.
 
     python -m stages.models.logreg --dataset demo --labels data/demo/labels.json \
@@ -29,7 +29,7 @@ from stages.fitting.train import train
 from stages.models._linear import Linear, fit_linear
 from stages.models._symmetric import Curvature, OddEven, descend
 
-TOLERANCE = 1e-2  # largest change of a weight in a pass, as a share of the largest weight
+TOLERANCE = 3e-2  # largest change of a weight in a pass, as a share of the largest weight
 SLOPE = 1e-6  # largest slope of the loss of pairs at the end
 
 

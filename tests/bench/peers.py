@@ -118,7 +118,60 @@ def mean(data):
     return {"log loss": float(task.row_losses(folds.targets[folds.judged], found).mean())}
 
 
-PEERS = {f.__name__: f for f in (tfidf, logreg, svm, word2vec, forest, xgb, lgbm, mlp, mean)}
+def judge_folds(data, fit_predict):
+    """Log loss of `fit_predict(train rows, y of these, held rows)`, fold by fold."""
+    task = read_task(data / "labels.json")
+    folds = read_folds(data / "folds.parquet", task)
+    y = folds.targets.argmax(axis=1)
+    found = np.zeros(folds.targets.shape)
+    for number in folds.numbers:
+        train, held = folds.train(number), folds.held(number)
+        found[held] = fit_predict(train, y[train], held)
+    rows = folds.judged
+    return {"log loss": float(task.row_losses(folds.targets[rows], found[rows]).mean())}
+
+
+def fasttext(data):
+    """`train_supervised` with bigrams, as its tutorial ends; `pip install fasttext`."""
+    from fasttext import train_supervised
+
+    texts = np.array(texts_of(data)[0])
+
+    def fit_predict(train, y, held):
+        file = data / "peer-fasttext.txt"
+        file.write_text(
+            "\n".join(f"__label__{k} {t}" for k, t in zip(y, texts[train], strict=True))
+        )
+        model = train_supervised(str(file), wordNgrams=2, thread=2, verbose=0)
+        names, shares = model.predict(texts[held].tolist(), k=-1)
+        order = [np.argsort([int(name.removeprefix("__label__")) for name in row]) for row in names]
+        found = np.array([row[place] for row, place in zip(shares, order, strict=True)], float)
+        return found / found.sum(axis=1, keepdims=True)
+
+    return judge_folds(data, fit_predict)
+
+
+def autogluon(data):
+    """`TabularPredictor` on the columns of texts, ten minutes a fold at most.
+
+    `pip install autogluon.tabular[lightgbm,xgboost]`; its pandas is older than ours, so it takes an
+    environment of its own.
+    """
+    import pandas as pd
+    from autogluon.tabular import TabularPredictor
+
+    table = pd.DataFrame(dict(enumerate(texts_of(data)[1]))).add_prefix("text ")
+
+    def fit_predict(train, y, held):
+        predictor = TabularPredictor("label", eval_metric="log_loss", verbosity=0)
+        predictor.fit(table.iloc[train].assign(label=y), time_limit=600)
+        return predictor.predict_proba(table.iloc[held])[[0, 1, 2]].to_numpy()
+
+    return judge_folds(data, fit_predict)
+
+
+ALL = (tfidf, logreg, svm, word2vec, forest, xgb, lgbm, mlp, mean, fasttext, autogluon)
+PEERS = {peer.__name__: peer for peer in ALL}
 
 
 def main(*, name: str, data: Path, out: Path) -> None:

@@ -9,9 +9,10 @@ seconds and peak memory are those of all processes of a stage (their resident se
 0.1 s; shared pages count twice, mapped files count). `start-up` is what the imports of a stage
 take (`python -X importtime` on a demo of 200 rows, one worker), `growth` the power of the rows with
 which its CPU seconds grow between the two largest sizes. Transformers are left out: they have
-benchmarks of their own.
+benchmarks of their own. fastText and AutoGluon, where they are installed, are outside the sum.
 """
 
+import importlib.util
 import json
 import math
 import os
@@ -36,6 +37,7 @@ PEERS = Path(__file__).with_name("peers.py")
 PEERS_IN_ORDER = (
     "tfidf", "logreg", "svm", "word2vec", "forest", "xgb", "lgbm", "mlp", "mean"
 )  # fmt: skip
+BESIDE = tuple(filter(importlib.util.find_spec, ("fasttext", "autogluon")))
 SMALL = 200  # rows with which start-up is measured
 IMPORT = re.compile(r"^import time:\s+(\d+) \|", re.MULTILINE)
 
@@ -167,7 +169,7 @@ def main(*, rows: list[int] | None = None, peers: bool = True, parallel: bool = 
                 stages[name].append(measure(command, folder))
             scores = sorted((folder / "metrics/scores/demo").glob("*.json"))
             losses[n] = {f.stem: json.loads(f.read_text())["log_loss"] for f in scores}
-            for name in PEERS_IN_ORDER if peers else []:
+            for name in [*PEERS_IN_ORDER, *BESIDE] if peers else []:
                 out = folder / "peer.json"
                 command = f"PYTHONPATH=. {sys.executable} {PEERS} --name {name} --out {out}"
                 others.setdefault(name, []).append(
@@ -195,7 +197,7 @@ def main(*, rows: list[int] | None = None, peers: bool = True, parallel: bool = 
     for name, found in others.items():
         print(line(f"peer: {name}", [spent for spent, _ in found], sizes, ""))
     if others:
-        walls = [sum(found[i][0].wall for found in others.values()) for i in range(len(sizes))]
+        walls = [sum(others[n][i][0].wall for n in PEERS_IN_ORDER) for i in range(len(sizes))]
         print(row(["all peers, wall s", *(f"{wall:.1f}" for wall in walls), "", ""]))
         ratios = [
             f"{w / together.get(n, e.wall):.1f}"
