@@ -89,6 +89,12 @@ class Curvature:
         coef[self.columns] = solve_triangular(self.root, x[self.columns], lower=True, trans="T")
         return coef
 
+    def from_coef(self, coef: Floats) -> Floats:
+        """The variables of which `to_coef` makes `coef`."""
+        x = coef * np.sqrt(self.diagonal)
+        x[self.columns] = self.root.T @ coef[self.columns]
+        return x
+
     def slopes(self, by_coef: Floats) -> Floats:
         """Slopes by these variables."""
         found = by_coef / np.sqrt(self.diagonal)
@@ -97,14 +103,18 @@ class Curvature:
 
 
 def descend(
-    objective: Callable[[Floats], tuple[float, Floats]], curvature: Curvature, tolerance: float
+    objective: Callable[[Floats], tuple[float, Floats]],
+    curvature: Curvature,
+    tolerance: float,
+    start: Floats | None = None,
 ) -> Floats:
-    """The coefficients and the intercept of the least `objective`, by L-BFGS from 0.
+    """The coefficients and the intercept of the least `objective`, by L-BFGS.
 
     Args:
         objective: A convex mean loss, and its slopes.
         curvature: Of that loss.
         tolerance: Largest slope at the end, in variables in which the loss bends by about 1.
+        start: Coefficients and intercept to begin with; None for 0.
     """
     from scipy.optimize import minimize
 
@@ -113,8 +123,8 @@ def descend(
         return value, curvature.slopes(slopes)
 
     options = {"maxiter": 1000, "gtol": tolerance, "ftol": 1e-13}
-    start = np.zeros(len(curvature.diagonal))
-    found: Any = minimize(turned, start, jac=True, method="L-BFGS-B", options=options)
+    x = np.zeros(len(curvature.diagonal)) if start is None else curvature.from_coef(start)
+    found: Any = minimize(turned, x, jac=True, method="L-BFGS-B", options=options)
     return curvature.to_coef(found.x)
 
 

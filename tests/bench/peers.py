@@ -2,11 +2,13 @@
 
 Read from the data that the stages made: rows and folds, so that all are judged on the same rows.
 
-    python tests/bench/peers.py --name logreg --data data/demo --out peer.json
+    python tests/bench/peers.py --name logreg --data data/demo --out peer.json --folds 1
 """
 
 import json
+import time
 import warnings
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cyclopts
@@ -18,6 +20,15 @@ from stages.base.tables import by_id, read_table
 from stages.base.tasks import read_task
 
 
+@dataclass
+class Job:
+    """Data, how many of its folds to fit, and what the fits of the others would have taken."""
+
+    data: Path
+    n_folds: int
+    left_out: dict[str, float] = field(default_factory=lambda: {"wall": 0.0, "cpu": 0.0})
+
+
 def texts_of(data):
     """Cleaned texts of the rows, prompt and both answers joined, and one list a column."""
     task = read_task(data / "labels.json")
@@ -27,52 +38,76 @@ def texts_of(data):
     return [" ".join(row) for row in zip(*columns, strict=True)], columns
 
 
-def crossfit(data, name, model, X):
-    """Log loss of `cross_val_predict` on the stored folds; the predictions are kept."""
-    from sklearn.model_selection import PredefinedSplit, cross_val_predict
+def judge_folds(job, name, fit_predict):
+    """Log loss of `fit_predict(train rows, y of these, held rows)`, fold by fold.
 
-    task = read_task(data / "labels.json")
-    folds = read_folds(data / "folds.parquet", task)
-    rows = folds.judged
-    y = folds.targets[rows].argmax(axis=1)
-    found = cross_val_predict(
-        model, X[rows], y, cv=PredefinedSplit(folds.fold[rows]), method="predict_proba"
-    )
-    np.save(data / f"peer-oof-{name}.npy", found)
-    return {"log loss": float(task.row_losses(folds.targets[rows], found).mean())}
+    That is `cross_val_predict` over the stored folds. The predictions are kept.
+    """
+    task = read_task(job.data / "labels.json")
+    folds = read_folds(job.data / "folds.parquet", task)
+    y = folds.targets.argmax(axis=1)
+    chosen = folds.numbers[: job.n_folds]
+    found = np.full(folds.targets.shape, np.nan)
+    wall, cpu = time.perf_counter(), time.process_time()
+    for number in chosen:
+        train, held = folds.train(number), folds.held(number)
+        found[held] = fit_predict(train, y[train], held)
+    rest = len(folds.numbers) / len(chosen) - 1
+    job.left_out["wall"] += rest * (time.perf_counter() - wall)
+    job.left_out["cpu"] += rest * (time.process_time() - cpu)
+    np.save(job.data / f"peer-oof-{name}.npy", found)
+    return log_loss(task, folds, found)
 
 
-def tfidf(data):
+def log_loss(task, folds, found):
+    """Mean over the rows that were predicted."""
+    rows = np.flatnonzero(~np.isnan(found[:, 0]))
+    return {"log loss": float(task.row_losses(folds.targets[rows], found[rows]).mean())}
+
+
+def crossfit(job, name, model, X):
+    """`judge_folds` of a scikit-learn classifier on the features `X`."""
+    from sklearn.base import clone
+
+    def fit_predict(train, y, held):
+        return clone(model).fit(X[train], y).predict_proba(X[held])
+
+    return judge_folds(job, name, fit_predict)
+
+
+def tfidf(job):
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    joined, _ = texts_of(data)
+    joined, _ = texts_of(job.data)
     words = TfidfVectorizer(ngram_range=(1, 2), min_df=3, max_features=30_000)
     characters = TfidfVectorizer(
         analyzer="char_wb", ngram_range=(3, 5), min_df=5, max_features=30_000
     )
     X = sparse.hstack([words.fit_transform(joined), characters.fit_transform(joined)], format="csr")
-    sparse.save_npz(data / "peer-tfidf.npz", X, compressed=False)
+    sparse.save_npz(job.data / "peer-tfidf.npz", X, compressed=False)
     return {}
 
 
-def logreg(data):
+def logreg(job):
     from sklearn.linear_model import LogisticRegression
 
-    return crossfit(data, "logreg", LogisticRegression(), sparse.load_npz(data / "peer-tfidf.npz"))
+    return crossfit(
+        job, "logreg", LogisticRegression(), sparse.load_npz(job.data / "peer-tfidf.npz")
+    )
 
 
-def svm(data):
+def svm(job):
     from sklearn.calibration import CalibratedClassifierCV
     from sklearn.svm import LinearSVC
 
-    X = sparse.load_npz(data / "peer-tfidf.npz")
-    return crossfit(data, "svm", CalibratedClassifierCV(LinearSVC()), X)
+    X = sparse.load_npz(job.data / "peer-tfidf.npz")
+    return crossfit(job, "svm", CalibratedClassifierCV(LinearSVC()), X)
 
 
-def word2vec(data):
+def word2vec(job):
     from gensim.models import Word2Vec
 
-    _, columns = texts_of(data)
+    _, columns = texts_of(job.data)
     sentences = [text.split() for column in columns for text in column]
     vectors = Word2Vec(sentences, vector_size=300, min_count=2, workers=2).wv
     means = np.zeros((len(sentences), 300), np.float32)
@@ -80,65 +115,54 @@ def word2vec(data):
         known = [vectors[word] for word in words if word in vectors]
         if known:
             means[i] = np.mean(known, axis=0)
-    np.save(data / "peer-word2vec.npy", np.hstack(np.split(means, len(columns))))
+    np.save(job.data / "peer-word2vec.npy", np.hstack(np.split(means, len(columns))))
     return {}
 
 
-def forest(data):
+def forest(job):
     from sklearn.ensemble import RandomForestClassifier
 
     return crossfit(
-        data, "forest", RandomForestClassifier(n_jobs=-1), np.load(data / "peer-word2vec.npy")
+        job, "forest", RandomForestClassifier(n_jobs=-1), np.load(job.data / "peer-word2vec.npy")
     )
 
 
-def xgb(data):
+def xgb(job):
     from xgboost import XGBClassifier
 
-    return crossfit(data, "xgb", XGBClassifier(), np.load(data / "peer-word2vec.npy"))
+    return crossfit(job, "xgb", XGBClassifier(), np.load(job.data / "peer-word2vec.npy"))
 
 
-def lgbm(data):
+def lgbm(job):
     from lightgbm import LGBMClassifier
 
-    return crossfit(data, "lgbm", LGBMClassifier(verbosity=-1), np.load(data / "peer-word2vec.npy"))
+    return crossfit(
+        job, "lgbm", LGBMClassifier(verbosity=-1), np.load(job.data / "peer-word2vec.npy")
+    )
 
 
-def mlp(data):
+def mlp(job):
     from sklearn.neural_network import MLPClassifier
 
-    return crossfit(data, "mlp", MLPClassifier(), np.load(data / "peer-word2vec.npy"))
+    return crossfit(job, "mlp", MLPClassifier(), np.load(job.data / "peer-word2vec.npy"))
 
 
-def mean(data):
+def mean(job):
     """The mean of all, the ensemble that takes one line."""
-    task = read_task(data / "labels.json")
-    folds = read_folds(data / "folds.parquet", task)
-    found = np.mean([np.load(file) for file in sorted(data.glob("peer-oof-*.npy"))], axis=0)
-    return {"log loss": float(task.row_losses(folds.targets[folds.judged], found).mean())}
+    task = read_task(job.data / "labels.json")
+    folds = read_folds(job.data / "folds.parquet", task)
+    found = np.mean([np.load(file) for file in sorted(job.data.glob("peer-oof-*.npy"))], axis=0)
+    return log_loss(task, folds, found)
 
 
-def judge_folds(data, fit_predict):
-    """Log loss of `fit_predict(train rows, y of these, held rows)`, fold by fold."""
-    task = read_task(data / "labels.json")
-    folds = read_folds(data / "folds.parquet", task)
-    y = folds.targets.argmax(axis=1)
-    found = np.zeros(folds.targets.shape)
-    for number in folds.numbers:
-        train, held = folds.train(number), folds.held(number)
-        found[held] = fit_predict(train, y[train], held)
-    rows = folds.judged
-    return {"log loss": float(task.row_losses(folds.targets[rows], found[rows]).mean())}
-
-
-def fasttext(data):
+def fasttext(job):
     """`train_supervised` with bigrams, as its tutorial ends; `pip install fasttext`."""
     from fasttext import train_supervised
 
-    texts = np.array(texts_of(data)[0])
+    texts = np.array(texts_of(job.data)[0])
 
     def fit_predict(train, y, held):
-        file = data / "peer-fasttext.txt"
+        file = job.data / "peer-fasttext.txt"
         file.write_text(
             "\n".join(f"__label__{k} {t}" for k, t in zip(y, texts[train], strict=True))
         )
@@ -148,10 +172,10 @@ def fasttext(data):
         found = np.array([row[place] for row, place in zip(shares, order, strict=True)], float)
         return found / found.sum(axis=1, keepdims=True)
 
-    return judge_folds(data, fit_predict)
+    return judge_folds(job, "fasttext", fit_predict)
 
 
-def autogluon(data):
+def autogluon(job):
     """`TabularPredictor` on the columns of texts, ten minutes a fold at most.
 
     `pip install autogluon.tabular[lightgbm,xgboost]`; its pandas is older than ours, so it takes an
@@ -160,24 +184,26 @@ def autogluon(data):
     import pandas as pd
     from autogluon.tabular import TabularPredictor
 
-    table = pd.DataFrame(dict(enumerate(texts_of(data)[1]))).add_prefix("text ")
+    table = pd.DataFrame(dict(enumerate(texts_of(job.data)[1]))).add_prefix("text ")
 
     def fit_predict(train, y, held):
         predictor = TabularPredictor("label", eval_metric="log_loss", verbosity=0)
         predictor.fit(table.iloc[train].assign(label=y), time_limit=600)
         return predictor.predict_proba(table.iloc[held])[[0, 1, 2]].to_numpy()
 
-    return judge_folds(data, fit_predict)
+    return judge_folds(job, "autogluon", fit_predict)
 
 
 ALL = (tfidf, logreg, svm, word2vec, forest, xgb, lgbm, mlp, mean, fasttext, autogluon)
 PEERS = {peer.__name__: peer for peer in ALL}
 
 
-def main(*, name: str, data: Path, out: Path) -> None:
-    """Run one peer on the folder `data`; its log loss, where it has one, goes to `out`."""
+def main(*, name: str, data: Path, out: Path, folds: int = 5) -> None:
+    """Run one peer on the folder `data`, on so many of its folds; what it found goes to `out`."""
     warnings.simplefilter("ignore")  # of lbfgs, which does not converge in its 100 steps
-    out.write_text(json.dumps(PEERS[name](data)))
+    job = Job(data, folds)
+    scores = PEERS[name](job)
+    out.write_text(json.dumps({"scores": scores, "left_out": job.left_out}))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,12 @@
 
     python tests/bench/speed.py                          # 1,000, 10,000 and 57,000 rows, with peers
     python tests/bench/speed.py --rows 2000 --no-peers   # the stages alone
+    python tests/bench/speed.py --rows 57000 --no-each --peer-folds 1  # the shortest way to a ratio
 
-Works in temporary copies of the tracked files. Each stage's command of dvc.yaml runs as it stands,
-in order, one at a time, then each peer of tests/bench/peers.py on the same rows and folds. CPU
+Works in temporary copies of the tracked files. First all is built by `stages.build --jobs 2`; then
+each stage's command of dvc.yaml runs as it stands, in order, one at a time, and then each peer of
+tests/bench/peers.py on the same rows and folds. Of a peer that is cross-fitted, `--peer-folds` are
+fitted and the time of the others is taken to be the same; log losses are of these folds. CPU
 seconds and peak memory are those of all processes of a stage (their resident sets, sampled every
 0.1 s; shared pages count twice, mapped files count). `start-up` is what the imports of a stage
 take (`python -X importtime` on a demo of 200 rows, one worker), `growth` the power of the rows with
@@ -24,13 +27,18 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import cyclopts
+import numpy as np
 import psutil
 from dvc.repo import Repo
 from ruamel.yaml import YAML
+
+from stages.base.folds import read_folds
+from stages.base.tables import by_id, read_table
+from stages.base.tasks import read_task
 
 ROOT = Path(__file__).parents[2]
 PEERS = Path(__file__).with_name("peers.py")
@@ -42,7 +50,7 @@ SMALL = 200  # rows with which start-up is measured
 IMPORT = re.compile(r"^import time:\s+(\d+) \|", re.MULTILINE)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Spent:
     """What a command took."""
 
@@ -54,7 +62,8 @@ class Spent:
 @contextmanager
 def copy(rows: int) -> Iterator[Path]:
     """A temporary copy of the tracked files, a repository of its own, with `rows` train rows."""
-    with tempfile.TemporaryDirectory() as name:
+    # The mirror of runs may still write there when it is removed
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
         listed = subprocess.run(
             ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True
@@ -72,6 +81,8 @@ def copy(rows: int) -> Iterator[Path]:
         tree["split"]["max_leak_share"] = 0.1  # of few rows, one more or less
         members = tree["ensemble"]["members"]
         tree["ensemble"]["members"] = [m for m in members if m not in lists["backbones"]]
+        for backbone in lists["backbones"]:
+            tree["finetune"][backbone]["folds"] = []
         yaml.dump(tree, params)
         yield folder
 
@@ -108,7 +119,9 @@ def measure(command: str, folder: Path) -> Spent:
         time.sleep(0.1)
     if process.returncode:
         sys.exit(f"{command}: exit status {process.returncode}")
-    return Spent(time.perf_counter() - started, sum(cpu.values()), peak / 1e9)
+    spent = Spent(time.perf_counter() - started, sum(cpu.values()), peak / 1e9)
+    print(f"{spent}: {command}", file=sys.stderr)
+    return spent
 
 
 def start_ups() -> dict[str, float]:
@@ -126,15 +139,38 @@ def start_ups() -> dict[str, float]:
     return found
 
 
-def parallel_build(rows: int) -> float:
-    """Wall seconds of `stages.build --jobs 2` from nothing, transformers left out."""
-    with copy(rows) as folder:
-        last = [n for n in commands_of(folder) if n.startswith(("score", "submit"))]
-        subprocess.run([sys.executable, "-m", "dvc", "init", "-q", "-f"], cwd=folder, check=True)
-        words = [sys.executable, "-m", "stages.build", "--jobs", "2", *last]
-        started = time.perf_counter()
-        subprocess.run(words, cwd=folder, check=True)
-        return time.perf_counter() - started
+def build(folder: Path) -> Spent:
+    """What `stages.build --jobs 2` takes, transformers tuned on no fold."""
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q", "-f"], cwd=folder, check=True)
+    return measure(f"{sys.executable} -m stages.build --jobs 2", folder)
+
+
+def run_peer(name: str, folder: Path, n_folds: int) -> tuple[Spent, dict[str, float]]:
+    """What a peer takes, and its scores."""
+    out = folder / "peer.json"
+    command = f"{sys.executable} {PEERS} --name {name} --data data/demo --out {out}"
+    spent = measure(f"PYTHONPATH=. {command} --folds {n_folds}", folder)
+    found = json.loads(out.read_text())
+    spent.wall += found["left_out"]["wall"]
+    spent.cpu += found["left_out"]["cpu"]
+    return spent, found["scores"]
+
+
+def our_losses(folder: Path, n_folds: int) -> dict[str, float]:
+    """Out-of-fold log loss of each model on the first `n_folds` folds."""
+    data = folder / "data/demo"
+    task = read_task(data / "labels.json")
+    folds = read_folds(data / "folds.parquet", task)
+    rows = np.concatenate([folds.held(number) for number in folds.numbers[:n_folds]])
+    ids, found = folds.ids.iloc[rows], {}
+    backbones = YAML().load(folder / "params.yaml")["backbones"]
+    for file in sorted((data / "predictions").glob("*.parquet")):
+        if file.stem in backbones:
+            continue
+        table = by_id(read_table(file), ids, file)
+        p = table[[f"p_{name}" for name in task.classes]].to_numpy()
+        found[file.stem] = float(task.row_losses(folds.targets[rows], p).mean())
+    return found
 
 
 def growth(seconds: list[float], rows: list[int]) -> str:
@@ -155,62 +191,60 @@ def row(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def main(*, rows: list[int] | None = None, peers: bool = True, parallel: bool = True) -> None:
+def main(
+    *, rows: list[int] | None = None, each: bool = True, peers: bool = True, peer_folds: int = 5
+) -> None:
     """Print the table for demos of `rows` train rows."""
     sizes = sorted(rows or [1000, 10_000, 57_000])
     imports = start_ups()
-    stages: dict[str, list[Spent]] = {name: [] for name in imports}
+    whole: list[Spent] = []
+    stages: dict[str, list[Spent]] = {}
     others: dict[str, list[tuple[Spent, dict[str, float]]]] = {}
-    losses: dict[int, dict[str, float]] = {}
-    together = {}
+    losses: list[dict[str, float]] = []
     for n in sizes:
         with copy(n) as folder:
-            for name, command in commands_of(folder).items():
-                stages[name].append(measure(command, folder))
-            scores = sorted((folder / "metrics/scores/demo").glob("*.json"))
-            losses[n] = {f.stem: json.loads(f.read_text())["log_loss"] for f in scores}
-            for name in [*PEERS_IN_ORDER, *BESIDE] if peers else []:
-                out = folder / "peer.json"
-                command = f"PYTHONPATH=. {sys.executable} {PEERS} --name {name} --out {out}"
-                others.setdefault(name, []).append(
-                    (measure(f"{command} --data data/demo", folder), json.loads(out.read_text()))
-                )
-        if parallel:
-            together[n] = parallel_build(n)
+            whole.append(build(folder))
+            losses.append(our_losses(folder, peer_folds))
+            for name, command in commands_of(folder).items() if each else ():
+                stages.setdefault(name, []).append(measure(command, folder))
+            for name in [*PEERS_IN_ORDER, *BESIDE] if peers else ():
+                others.setdefault(name, []).append(run_peer(name, folder, peer_folds))
 
     print("", row(["", *(f"{n:,} rows: wall s, CPU s, GB" for n in sizes), "growth", "start-up s"]))
     print(row(["---", *["---:"] * (len(sizes) + 2)]))
 
     for name, spent in stages.items():
         print(line(name, spent, sizes, f"{imports[name]:.2f}"))
-    every = [
-        Spent(
-            sum(s.wall for s in column),
-            sum(s.cpu for s in column),
-            max(s.gigabytes for s in column),
-        )
-        for column in zip(*stages.values(), strict=True)
-    ]
-    print(line("all stages", every, sizes, f"{sum(imports.values()):.2f}"))
-    if together:
-        print(row(["stages.build --jobs 2", *(f"{together[n]:.1f}" for n in sizes), "", ""]))
+    total = f"{sum(imports.values()):.2f}"
+    if stages:
+        print(line("all stages", summed(stages), sizes, total))
+    print(line("stages.build --jobs 2", whole, sizes, total))
     for name, found in others.items():
         print(line(f"peer: {name}", [spent for spent, _ in found], sizes, ""))
     if others:
-        walls = [sum(others[n][i][0].wall for n in PEERS_IN_ORDER) for i in range(len(sizes))]
-        print(row(["all peers, wall s", *(f"{wall:.1f}" for wall in walls), "", ""]))
+        all_peers = summed({n: [spent for spent, _ in others[n]] for n in PEERS_IN_ORDER})
+        print(line("all peers", all_peers, sizes, ""))
         ratios = [
-            f"{w / together.get(n, e.wall):.1f}"
-            for w, n, e in zip(walls, sizes, every, strict=True)
+            f"{theirs.wall / ours.wall:.1f}, {theirs.cpu / ours.cpu:.1f}"
+            for ours, theirs in zip(whole, all_peers, strict=True)
         ]
-        print(row(["times as fast", *ratios, "", ""]))
-    print("\n| log loss, out of fold |", " | ".join(f"{n:,} rows" for n in sizes), "|")
+        print(row(["times as fast as all peers", *ratios, "", ""]))
+    print(f"\n| log loss, {peer_folds} folds |", " | ".join(f"{n:,} rows" for n in sizes), "|")
     print(row(["---", *["---:"] * len(sizes)]))
-    for name in losses[sizes[0]]:
-        print(row([name, *(f"{losses[n][name]:.4f}" for n in sizes)]))
+    for name in losses[0]:
+        print(row([name, *(f"{found[name]:.4f}" for found in losses)]))
     for name, found in others.items():
         for key in found[0][1]:
             print(row([f"peer: {name}, {key}", *(f"{values[key]:.4f}" for _, values in found)]))
+
+
+def summed(columns: dict[str, list[Spent]]) -> list[Spent]:
+    """Wall and CPU added up, and the largest memory, of each size."""
+    found = []
+    for column in zip(*columns.values(), strict=True):
+        wall, cpu, gigabytes = zip(*map(astuple, column), strict=True)
+        found.append(Spent(sum(wall), sum(cpu), max(gigabytes)))
+    return found
 
 
 if __name__ == "__main__":

@@ -227,6 +227,21 @@ def test_machines_of_a_pair_are_those_of_scikit_learn_on_both_orders(sample, C, 
     np.testing.assert_allclose(intercept, oracle.intercept_, atol=1e-4)
 
 
+def test_machines_that_begin_with_similar_ones_end_the_same_in_fewer_steps(sample, monkeypatch):
+    monkeypatch.setattr(svm, "SLOPE", 1e-8)
+    dot, calls = svm.OddEven.dot, []
+    monkeypatch.setattr(svm.OddEven, "dot", lambda X, coef: calls.append(1) or dot(X, coef))
+    rows, found, steps = np.arange(len(sample.y)), [], []
+    for similar in ((), [(np.ones((3, sample.X.shape[1])), np.zeros(3))], found):
+        calls.clear()
+        found.append(svm._machines(sample, rows, make_params("svm"), 0, similar[:1]))
+        steps.append(len(calls))
+    for coef, intercept in found:
+        np.testing.assert_allclose(coef, found[0][0], atol=1e-4)
+        np.testing.assert_allclose(intercept, found[0][1], atol=1e-4)
+    assert steps[2] < steps[0]
+
+
 def test_soft_targets_equal_repeated_hard_rows_for_logistic_regression(task):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(20, 3)).astype(np.float32)
@@ -254,7 +269,8 @@ def test_order_of_the_rows_does_not_matter_to_convex_models(sample):
 def test_svm_calibrates_on_margins_of_rows_that_its_machine_did_not_see(sample, monkeypatch):
     machines, seen = [], []
 
-    def machine(part, rows, params, seed):
+    def machine(part, rows, params, seed, similar):
+        assert len(similar) == len(machines)
         machines.append(set(part.group[rows].tolist()))
         return np.zeros((3, part.X.shape[1])), np.full(3, float(len(machines)))
 
