@@ -112,8 +112,8 @@ def _symmetric_machines(
     even = sample.X[:, sample.n_odd :]
     coef = np.zeros((sample.n_classes, sample.X.shape[1]))
     intercept = np.zeros(sample.n_classes)
-    if similar:
-        coef, intercept = (np.mean(values, axis=0) for values in zip(*similar, strict=True))
+    began = similar or [(coef, intercept)]
+    first_coef, first_intercept = (np.mean(found, axis=0) for found in zip(*began, strict=True))
     for number, exchanged in enumerate(other):
         if exchanged < number:
             coef[number, : sample.n_odd] = -coef[exchanged, : sample.n_odd]
@@ -125,7 +125,7 @@ def _symmetric_machines(
         # +1 and -1 in the order that is given, and in the other one
         sign = np.where(sample.y[rows] == np.array([[number], [exchanged]]), 1.0, -1.0)
         columns = slice(sample.n_odd if own else 0, None)
-        start = np.append(coef[number, columns], intercept[number])
+        start = np.append(first_coef[number, columns], first_intercept[number])
         coef[number, columns], intercept[number] = _machine(X, sign, sample.weight[rows], C, start)
     return coef, intercept
 
