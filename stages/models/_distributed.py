@@ -20,8 +20,8 @@ Workers: TypeAlias = Annotated[int, Field(ge=1)]  # processes that share the row
 
 STORAGE = Path("scratch") / "boosting"
 
-# (its share of the rows, the whole holdout, params of the network) -> model, best number of rounds
-Grow: TypeAlias = Callable[[Sample, Sample | None, dict[str, Any]], tuple[Any, int]]
+# (its share of the rows, the whole holdout, params of the network) -> model, its best rounds
+Grow: TypeAlias = Callable[[Sample, Sample | None, dict[str, Any]], tuple[Any, Any]]
 
 
 def grow_together(
@@ -30,7 +30,7 @@ def grow_together(
     part: Sample,
     holdout: Sample | None,
     workers: int,
-) -> tuple[Any, int]:
+) -> tuple[Any, Any]:
     """What `grow` returns in the first of `workers` processes.
 
     Every process judges by the same holdout, so that all stop in the same round.
@@ -54,7 +54,7 @@ def grow_together(
     ]
     held = ray.put(holdout)
 
-    def work() -> tuple[Any, int]:
+    def work() -> tuple[Any, Any]:
         network: dict[str, Any] = {}
         if library == "lightgbm":
             from ray.train.lightgbm import get_network_params
@@ -63,5 +63,5 @@ def grow_together(
         rank = ray.train.get_context().get_world_rank()
         return grow(ray.get(shares[rank]), ray.get(held), network)
 
-    found: tuple[Any, int] = cluster.fit(Trainer, work, STORAGE, num_workers=workers)
+    found: tuple[Any, Any] = cluster.fit(Trainer, work, STORAGE, num_workers=workers)
     return found

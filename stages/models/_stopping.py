@@ -9,6 +9,7 @@ from stages.base.params import Params
 from stages.fitting.sample import Sample
 
 T = TypeVar("T")
+R = TypeVar("R")  # a number of rounds, or one for each of several models
 
 
 class StoppingParams(Params):
@@ -24,9 +25,9 @@ class StoppingParams(Params):
 def fit_rounds(
     sample: Sample,
     stopping: StoppingParams | None,
-    rounds: int,
+    rounds: R,
     seed: int,
-    fit: Callable[[Sample, int, Sample | None], tuple[T, int]],
+    fit: Callable[[Sample, R, Sample | None], tuple[T, R]],
 ) -> T:
     """Fit with at most `rounds` rounds.
 

@@ -11,11 +11,12 @@ on one thread, the folds side by side.
         --cost metrics/cost/demo/lgbm.json
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
 from stages.base.cli import run
@@ -29,6 +30,7 @@ from stages.models._distributed import Workers, grow_together
 from stages.models._stopping import StoppingParams, fit_rounds
 
 Share = Annotated[float, Field(gt=0, le=1)]
+Rounds: TypeAlias = tuple[int, ...]  # of each booster
 
 
 class LgbmParams(SeededParams):
@@ -98,7 +100,7 @@ def fit(sample: Sample, params: LgbmParams, seed: int) -> Lgbm:
 
     settings = params.booster(sample.task, seed)
 
-    def grow(part: Sample, rounds: int, holdout: Sample | None) -> tuple[Any, int]:
+    def grow(part: Sample, rounds: Rounds, holdout: Sample | None) -> tuple[Lgbm, Rounds]:
         if params.workers == 1:
             return grow_share(part, rounds, holdout, {})
         return grow_together(
@@ -107,26 +109,32 @@ def fit(sample: Sample, params: LgbmParams, seed: int) -> Lgbm:
         )  # fmt: skip
 
     def grow_share(
-        part: Sample, rounds: int, holdout: Sample | None, network: dict[str, Any]
-    ) -> tuple[Any, int]:
-        data = lightgbm.Dataset(part.X, part.y, weight=part.weight)
+        part: Sample, rounds: Rounds, holdout: Sample | None, network: dict[str, Any]
+    ) -> tuple[Lgbm, Rounds]:
+        data = lightgbm.Dataset(part.X, weight=part.weight)  # its bins serve all boosters
+        labels = [(data, _labels(part))]
         watch: dict[str, Any] = {}
         if holdout is not None and params.stopping is not None:
-            watch = {
-                "valid_sets": [
-                    lightgbm.Dataset(holdout.X, holdout.y, weight=holdout.weight, reference=data)
-                ],
-                "callbacks": [lightgbm.early_stopping(params.stopping.patience, verbose=False)],
-            }
-        booster = lightgbm.train(settings | network, data, rounds, **watch)
-        return booster, booster.best_iteration if watch else rounds
+            held = lightgbm.Dataset(holdout.X, weight=holdout.weight, reference=data)
+            labels.append((held, _labels(holdout)))
+            stop = lightgbm.early_stopping(params.stopping.patience, verbose=False)
+            watch = {"valid_sets": [held], "callbacks": [stop]}
+        boosters = []
+        for number, most in enumerate(rounds):
+            for dataset, own in labels:
+                dataset.set_label(own[number])
+            boosters.append(lightgbm.train(settings | network, data, most, **watch))
+        best = tuple(booster.best_iteration for booster in boosters) if watch else rounds
+        return Lgbm(tuple(boosters)), best
 
     sample = sample.both_orders()
-    # LightGBM knows one label a row: several classes are as many boosters, each with its own rounds
-    several = [replace(sample, y=y) for y in sample.y.T] if sample.y.ndim == 2 else [sample]
-    return Lgbm(
-        tuple(fit_rounds(one, params.stopping, params.rounds, seed, grow) for one in several)
-    )
+    rounds = (params.rounds,) * len(_labels(sample))
+    return fit_rounds(sample, params.stopping, rounds, seed, grow)
+
+
+def _labels(sample: Sample) -> npt.NDArray[Any]:
+    """`(n_boosters, n_rows)`: LightGBM knows one label a row; a class of several has its own."""
+    return sample.y.T if sample.y.ndim == 2 else sample.y[None]
 
 
 def main(
