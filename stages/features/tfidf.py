@@ -212,8 +212,9 @@ class Latent:
 
     def apply(self, blocks: Mapping[str, Block]) -> dict[str, Floats]:
         """Coordinates `(n_texts, n_components)` of term frequencies, by text column."""
+        projection = np.ascontiguousarray(self.components.T)  # or scipy would copy it every time
         return {
-            column: (weigh(block, self.idf) @ self.components.T).astype(np.float32)
+            column: (weigh(block, self.idf) @ projection).astype(np.float32)
             for column, block in blocks.items()
         }
 
