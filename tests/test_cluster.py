@@ -327,11 +327,11 @@ def test_features_pass_more_data_than_the_memory_of_a_node(nodes, trained, tmp_p
         ["stages.features.tfidf", *cleaned, "--tfidf", "tfidf", "--lsa", "lsa"],
         ["stages.features.word2vec", *cleaned, "--word2vec", "word2vec"],
     ]
-    for name, address in (("there", nodes.address), ("alone", "")):
+    for name, own, address in (("there", commands, nodes.address), ("alone", commands[1:], "")):
         (tmp_path / name).mkdir()
         write_params(tmp_path / name, "demo", **params)
-        run(["-c", TOGETHER, json.dumps(commands)], tmp_path / name, address)
-    assert different(tmp_path / "alone", tmp_path / "there") == []
+        run(["-c", TOGETHER, json.dumps(own)], tmp_path / name, address)
+    assert different(tmp_path / "alone", tmp_path / "there") == ["s.parquet"]
     found = pd.read_parquet(tmp_path / "there/s.parquet")
     assert found["id"].tolist() == frame["id"].tolist()
     assert len(set(found["prompt.characters"])) == 1
