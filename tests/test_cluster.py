@@ -16,13 +16,16 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
 from ruamel.yaml import YAML
 
 from stages.base import cluster
+from stages.base.blocks import read_blocks
 from stages.base.errors import InputError
+from tests.given import write_params
 from tests.trained import BACKBONE
 
 pytestmark = pytest.mark.e2e
@@ -154,7 +157,7 @@ for words in json.loads(sys.argv[1]):
 
 
 def test_classical_stages_write_the_bytes_of_one_machine(nodes, trained, tmp_path):
-    stages = ("clean", "style", "logreg", "forest", "xgb", "lgbm", "mlp")
+    stages = ("clean", "tfidf", "word2vec", "style", "logreg", "forest", "xgb", "lgbm", "mlp")
     alone = trained("demo")
     there = Path(shutil.copytree(alone, tmp_path / "there"))
     for stage in (*stages, "svm"):
@@ -307,16 +310,34 @@ def test_predict_passes_more_data_than_the_memory_of_a_node(nodes, trained, tmp_
 
 def test_features_pass_more_data_than_the_memory_of_a_node(nodes, trained, tmp_path):
     frame = pd.concat([long_rows(500, seed) for seed in range(6)], ignore_index=True)
-    for name in ("prompt", "response_a", "response_b"):
-        frame[name] = [[text] for text in frame[name]]
-    assert frame["prompt"].str[0].str.len().sum() * 9 > STORE  # in UTF-8
+    texts = ["prompt", "response_a", "response_b"]
+    assert frame["prompt"].str.len().sum() * 9 > STORE  # in UTF-8
+    frame.to_parquet(tmp_path / "clean.parquet")
+    parts = np.where(np.arange(len(frame)) % 5, "train", "test")
+    frame[["id"]].assign(part=parts).to_parquet(tmp_path / "folds.parquet")
+    frame[texts] = frame[texts].map(lambda text: [text])
     frame.to_parquet(tmp_path / "rows.parquet")
-    labels = trained("demo") / "data/demo/labels.json"
-    words = ["--dataset", "demo", "--labels", str(labels), "--rows", "rows.parquet"]
-    run(["-m", "stages.features.style", *words, "--style", "s.parquet"], tmp_path, nodes.address)
-    found = pd.read_parquet(tmp_path / "s.parquet")
+    params = json.loads((trained("demo") / "params/demo.yaml").read_text())
+    for stage in ("tfidf", "word2vec"):
+        params[stage]["max_texts"] = 300  # what is fitted on must fit into memory
+    given = ["--dataset", "demo", "--labels", str(trained("demo") / "data/demo/labels.json")]
+    cleaned = [*given, "--clean", "../clean.parquet", "--folds", "../folds.parquet"]
+    commands = [
+        ["stages.features.style", *given, "--rows", "../rows.parquet", "--style", "s.parquet"],
+        ["stages.features.tfidf", *cleaned, "--tfidf", "tfidf", "--lsa", "lsa"],
+        ["stages.features.word2vec", *cleaned, "--word2vec", "word2vec"],
+    ]
+    for name, own, address in (("there", commands, nodes.address), ("alone", commands[1:], "")):
+        (tmp_path / name).mkdir()
+        write_params(tmp_path / name, "demo", **params)
+        run(["-c", TOGETHER, json.dumps(own)], tmp_path / name, address)
+    assert different(tmp_path / "alone", tmp_path / "there") == ["s.parquet"]
+    found = pd.read_parquet(tmp_path / "there/s.parquet")
     assert found["id"].tolist() == frame["id"].tolist()
     assert len(set(found["prompt.characters"])) == 1
+    blocks = read_blocks(tmp_path / "there/tfidf", frame["id"])
+    assert [block.X.shape[0] for block in blocks.values()] == [len(frame)] * 3
+    assert min(np.diff(block.X.indptr).min() for block in blocks.values()) > 0
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def map_table(
         return pa.Table.from_pandas(made, preserve_index=False)
 
     batches = tqdm(
-        _batches(source, [ID, *columns], size), desc=target.stem, unit="batch", disable=None,
+        read_batches(source, [ID, *columns], size), desc=target.stem, unit="batch", disable=None,
         total=max(1, -(-n_rows // size)),
     )  # fmt: skip
     inline = n_rows < alone and not cluster.is_given()
@@ -66,15 +66,19 @@ def map_table(
     return n_rows
 
 
-def _batches(source: Path, columns: list[str], size: int) -> Iterator[Any]:
-    """Record batches of the table; one without rows where it has none."""
+def read_batches(source: Path, columns: Sequence[str], size: int) -> Iterator[Any]:
+    """Arrow record batches of a table; one without rows where it has none.
+
+    Raises:
+        InputError: The table is damaged.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(source, buffer_size=BUFFER, pre_buffer=False) as file:
             if not file.metadata.num_rows:
-                yield file.schema_arrow.empty_table().select(columns)
-            yield from file.iter_batches(batch_size=size, columns=columns)
+                yield file.schema_arrow.empty_table().select([*columns])
+            yield from file.iter_batches(batch_size=size, columns=[*columns])
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(f"{source}: cannot be read as Parquet: {error}") from error

@@ -1,6 +1,7 @@
 """Feature sets on disk: a matrix for each text column, rows joined by id."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -13,6 +14,7 @@ from stages.base.tables import ID, atomic, by_id, read_json, read_table, write_j
 from stages.base.tasks import Block, Matrix
 
 CSR = ("data", "indices", "indptr")  # the arrays of a sparse matrix
+MOST = np.iinfo(np.int32).max  # values of a sparse matrix whose places take 32 bits
 
 
 def write_blocks(
@@ -21,7 +23,18 @@ def write_blocks(
     blocks: Mapping[str, Block],
     state: Mapping[str, Mapping[str, np.ndarray]] | None = None,
 ) -> None:
-    """Write `blocks`, and the fitted `state` that makes them (one .npz a name), as a folder.
+    """Write `blocks`, and the fitted `state` that makes them (one .npz a name), as a folder."""
+    with blocks_writer(folder, ids, state) as append:
+        append(blocks)
+
+
+@contextmanager
+def blocks_writer(
+    folder: Path,
+    ids: pd.Series,
+    state: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+) -> Iterator[Callable[[Mapping[str, Block]], None]]:
+    """What appends the next rows of all blocks: a whole folder, or none after an error.
 
     Dense matrices become one .npy, sparse ones one for each of their three arrays: files that
     `read_blocks` maps into memory.
@@ -29,17 +42,88 @@ def write_blocks(
     with atomic(folder) as temporary:
         temporary.mkdir()
         write_table(ids.to_frame(ID), temporary / "ids.parquet")
-        write_json(
-            {key: list(block.names) for key, block in blocks.items()}, temporary / "names.json"
-        )
-        for key, block in blocks.items():
-            parts = {key: block.X}
-            if sparse.issparse(block.X):
-                parts = {f"{key}.{part}": getattr(block.X, part) for part in CSR}
-            for name, array in parts.items():
-                np.save(temporary / f"{name}.npy", array, allow_pickle=False)
         for name, arrays in (state or {}).items():
             np.savez(temporary / f"{name}.state.npz", allow_pickle=False, **arrays)
+        names: dict[str, list[str]] = {}
+        files: dict[str, DenseFile | SparseFile] = {}
+        with ExitStack() as stack:
+
+            def append(blocks: Mapping[str, Block]) -> None:
+                for key, block in blocks.items():
+                    if key not in files:
+                        kind = SparseFile if sparse.issparse(block.X) else DenseFile
+                        files[key] = stack.enter_context(closing(kind(temporary / key, block.X)))
+                        names[key] = list(block.names)
+                    files[key].append(block.X)
+
+            yield append
+        write_json(names, temporary / "names.json")
+
+
+class DenseFile:
+    """A .npy file that rows are appended to: numpy's header has room for any number of them."""
+
+    def __init__(self, stem: Path, like: np.ndarray) -> None:
+        self.dtype, self.size, self.n = like.dtype, like.shape[1:], 0
+        self.file = stem.with_name(f"{stem.name}.npy").open("wb")
+        self._write_header()
+
+    def append(self, rows: np.ndarray) -> None:
+        """Write the next rows."""
+        np.ascontiguousarray(rows, self.dtype).tofile(self.file)
+        self.n += len(rows)
+
+    def close(self) -> None:
+        """Say how many rows there are."""
+        self.file.seek(0)
+        self._write_header()
+        self.file.close()
+
+    def _write_header(self) -> None:
+        about = {
+            "descr": np.lib.format.dtype_to_descr(self.dtype),
+            "fortran_order": False,
+            "shape": (self.n, *self.size),
+        }
+        np.lib.format.write_array_header_1_0(self.file, about)
+
+
+class SparseFile:
+    """The three .npy files of a CSR matrix that rows are appended to."""
+
+    def __init__(self, stem: Path, like: sparse.csr_matrix) -> None:
+        self.paths = {part: stem.with_name(f"{stem.name}.{part}.npy") for part in CSR}
+        self.data, self.indices = (
+            DenseFile(stem.with_name(f"{stem.name}.{part}"), getattr(like, part))
+            for part in ("data", "indices")
+        )
+        self.lengths = [np.zeros(1, np.int64)]
+
+    def append(self, rows: sparse.csr_matrix) -> None:
+        """Write the next rows."""
+        self.data.append(rows.data)
+        self.indices.append(rows.indices)
+        self.lengths.append(np.diff(rows.indptr))
+
+    def close(self) -> None:
+        """Write where each row starts; both index arrays have the type that scipy gives them."""
+        self.data.close()
+        self.indices.close()
+        indptr = np.cumsum(np.concatenate(self.lengths))
+        if self.data.n <= MOST:
+            indptr = indptr.astype(np.int32)
+        elif self.indices.dtype != np.int64:
+            _widen(self.paths["indices"])
+        np.save(self.paths["indptr"], indptr)
+
+
+def _widen(path: Path) -> None:
+    """Make 64-bit integers of an array on disk, there: it may be larger than the memory."""
+    narrow = np.load(path, mmap_mode="r")
+    with atomic(path) as temporary:
+        wide = np.lib.format.open_memmap(temporary, "w+", np.dtype(np.int64), narrow.shape)
+        wide[:] = narrow
+        wide.flush()
 
 
 def read_blocks(folder: Path, ids: pd.Series) -> dict[str, Block]:

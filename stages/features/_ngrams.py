@@ -8,7 +8,7 @@ algorithm for mining association rules"); nor is one with a word that is too rar
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Self
@@ -17,10 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from stages.base import parallel
 from stages.base.compiled import compiled
 
-BATCH = 2048  # texts counted at a time: bounds the memory, changes no result
 SLOTS = 1 << 16  # of the first hash table; doubled while it is more than half full
 EMPTY = -1  # no key, no column, no text
 Ints = npt.NDArray[np.integer[Any]]
@@ -35,9 +33,12 @@ class Tokens:
     starts: Ints
 
     @classmethod
-    def of(cls, texts: Iterable[Iterable[str]]) -> Self:
-        """Number the words of `texts`, each a list of them, in order of first appearance."""
-        index: defaultdict[str, int] = defaultdict()
+    def of(cls, texts: Iterable[Iterable[str]], known: Mapping[str, int] | None = None) -> Self:
+        """Number the words of `texts`, each a list of them, in order of first appearance.
+
+        Words with a number in `known`, 0, 1 and so on, keep it.
+        """
+        index: defaultdict[str, int] = defaultdict(None, known or {})
         index.default_factory = index.__len__
         rows = [np.fromiter(map(index.__getitem__, text), np.int32) for text in texts]
         starts = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
@@ -45,18 +46,6 @@ class Tokens:
 
     def __len__(self) -> int:
         return len(self.starts) - 1
-
-    def between(self, first: int, last: int) -> Self:
-        """The texts from `first` on, without `last`."""
-        starts = self.starts[first : last + 1]
-        return type(self)(self.words, self.numbers[starts[0] : starts[-1]], starts - starts[0])
-
-    def take(self, texts: Ints) -> Self:
-        """Some of the texts."""
-        lengths = np.diff(self.starts)[texts]
-        starts = np.concatenate([[0], np.cumsum(lengths)])
-        places = np.arange(starts[-1]) + np.repeat(self.starts[texts] - starts[:-1], lengths)
-        return type(self)(self.words, self.numbers[places], starts)
 
     def key(self, numbers: Iterable[int]) -> int:
         """The key of the words with these numbers: digits from 1, so that sizes do not mix."""
@@ -73,8 +62,9 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Pieces:
-    """Character n-grams, and how often each word has each: `counts`, `(n_words, n_grams)`."""
+    """Character n-grams of `sizes`, and how often each word has each: `(n_words, n_grams)`."""
 
+    sizes: tuple[int, int]
     grams: list[str]
     counts: sparse.csr_matrix
 
@@ -86,7 +76,17 @@ class Pieces:
         shape = (len(cut), len(cut.words))
         counts = sparse.csr_matrix((ones, cut.numbers, cut.starts.astype(np.int32)), shape=shape)
         counts.sum_duplicates()
-        return cls(cut.words, counts)
+        return cls((shortest, longest), cut.words, counts)
+
+    def among(self, columns: Mapping[str, int], n: int) -> sparse.csr_matrix:
+        """The counts of those n-grams that have a column, in a matrix of `n` columns."""
+        places = np.array([columns.get(gram, EMPTY) for gram in self.grams], np.int64)
+        triplets = self.counts.tocoo()
+        hit = places[triplets.col] >= 0
+        return sparse.csr_matrix(
+            (triplets.data[hit], (triplets.row[hit], places[triplets.col[hit]])),
+            shape=(self.counts.shape[0], n),
+        )
 
 
 def _cut(word: str, shortest: int, longest: int) -> list[str]:
@@ -153,15 +153,20 @@ def texts_with(tokens: Tokens, pieces: Pieces) -> Ints:
 
 @dataclass(frozen=True)
 class Terms:
-    """Columns of the n-grams of a vocabulary, for texts whose words have certain numbers.
+    """What counts the n-grams of a vocabulary in any texts, each in its column.
 
-    Word n-grams come first. `column` is that of each word, or EMPTY; `linked` says which words are
-    in a longer n-gram, `table` is a hash table of their keys and columns; `pieces` are the words'
-    character n-grams.
+    Word n-grams come first, character n-grams behind them: `characters` has the columns of those
+    of `sizes`. `number` has the words that are known beforehand; no other is in a word n-gram.
+    `column` is that of each known word, or EMPTY; `linked` says which are in a longer n-gram,
+    `table` is a hash table of their keys and columns; `pieces` are the character n-grams of the
+    known words, `(n_words, n)`.
     """
 
     n: int
     longest: int
+    sizes: tuple[int, int]
+    characters: Mapping[str, int]
+    number: Mapping[str, int]
     column: Ints
     linked: npt.NDArray[np.bool_]
     table: tuple[Ints, Ints]
@@ -171,15 +176,20 @@ class Terms:
     def of(
         cls, tokens: Tokens, pieces: Pieces, words: Sequence[str], characters: Sequence[str]
     ) -> Self:
-        """The columns of `words` and, behind them, of `characters`."""
+        """The columns of `words` and, behind them, of `characters`.
+
+        Args:
+            tokens: Their words are known: those in `words`, and others that come up often.
+            pieces: The character n-grams of these words.
+            words: Word n-grams.
+            characters: Character n-grams.
+        """
         number = {word: i for i, word in enumerate(tokens.words)}
         column = np.full(len(number), EMPTY, np.int32)
         linked = np.zeros(len(number), np.bool_)
         keys, columns, longest = [], [], 1
         for place, term in enumerate(words):
-            digits = [number[word] for word in term.split(" ") if word in number]
-            if len(digits) <= term.count(" "):
-                continue
+            digits = [number[word] for word in term.split(" ")]
             if len(digits) == 1:
                 column[digits[0]] = place
                 continue
@@ -189,33 +199,28 @@ class Terms:
             longest = max(longest, len(digits))
         table = tuple(np.full(_slots(len(keys)), EMPTY, np.int64) for _ in range(2))
         compiled(_fill)(np.array(keys, np.int64), np.array(columns, np.int64), *table)
-        known = {gram: len(words) + i for i, gram in enumerate(characters)}
-        places = np.array([known.get(gram, EMPTY) for gram in pieces.grams], np.int64)
-        triplets = pieces.counts.tocoo()
-        hit = places[triplets.col] >= 0
         n = len(words) + len(characters)
-        kept = sparse.csr_matrix(
-            (triplets.data[hit], (triplets.row[hit], places[triplets.col[hit]])),
-            shape=(len(tokens.words), n),
+        places = {gram: len(words) + i for i, gram in enumerate(characters)}
+        known = pieces.among(places, n)
+        return cls(
+            n, longest, pieces.sizes, places, number, column, linked, (table[0], table[1]), known
         )
-        return cls(n, longest, column, linked, (table[0], table[1]), kept)
 
-    def count(self, tokens: Tokens) -> sparse.csr_matrix:
-        """How often each text has each n-gram, `(n_texts, n)`, in float32."""
-        starts = range(0, max(len(tokens), 1), BATCH)
-        batches = [tokens.between(first, min(first + BATCH, len(tokens))) for first in starts]
-        counted = parallel.run(self._count, batches)
-        return sparse.vstack(counted, format="csr") if len(counted) > 1 else counted[0]
-
-    def _count(self, tokens: Tokens) -> sparse.csr_matrix:
-        pieces = self.pieces
+    def count(self, texts: Iterable[Iterable[str]]) -> sparse.csr_matrix:
+        """How often each text, a list of words, has each n-gram: `(n_texts, n)`, in float32."""
+        tokens = Tokens.of(texts, self.number)
+        new = tokens.words[len(self.number) :]
+        cut = Pieces.of(new, *self.sizes).among(self.characters, self.n)
+        pieces = sparse.vstack([self.pieces, cut], format="csr")
+        column = np.append(self.column, np.full(len(new), EMPTY, np.int32))
+        linked = np.append(self.linked, np.zeros(len(new), np.bool_))
         largest = np.append(0, np.cumsum(self.longest + np.diff(pieces.indptr)[tokens.numbers]))
         room = int(np.minimum(np.diff(largest[tokens.starts]), self.n).sum())
         indptr = np.zeros(len(tokens) + 1, np.int64)
         indices, data = np.empty(room, np.int32), np.empty(room, np.float32)
         compiled(_count_terms)(
-            tokens.numbers, tokens.starts, len(tokens.words), self.longest, self.column,
-            self.linked, *self.table, pieces.indptr, pieces.indices, pieces.data,
+            tokens.numbers, tokens.starts, len(self.number), self.longest, column,
+            linked, *self.table, pieces.indptr, pieces.indices, pieces.data,
             np.zeros(self.n, np.float32), np.zeros(self.n // 64 + 1, np.uint64), BIT_OF,
             indptr, indices, data,
         )  # fmt: skip

@@ -5,8 +5,10 @@ frequencies over one vocabulary (`tfidf/`), and the coordinates of each text in 
 truncated SVD of the tf-idf matrix (`lsa/`: latent semantic analysis, Deerwester et al. 1990) for
 models that want few dense columns.
 
-Vocabulary and SVD are fitted without labels on the train part. The idf weights of the linear models
-are fitted later, inside the fold. Texts are split once; counting is exact and works on integers.
+Vocabulary and SVD are fitted without labels on texts of the train part. The idf weights of the
+linear models are fitted later, inside the fold. Counting is exact and works on integers, batch by
+batch (on a cluster its nodes count): in memory are the words of the texts that the vocabulary is
+fitted on, and the batches at work.
 
     python -m stages.features.tfidf --dataset demo --labels data/demo/labels.json \
         --clean data/demo/clean.parquet --folds data/demo/augmented/folds.parquet \
@@ -14,8 +16,9 @@ are fitted later, inside the fold. Texts are split once; counting is exact and w
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,14 +28,16 @@ import pandas as pd
 from pydantic import Field, model_validator
 from scipy import sparse
 
-from stages.base.blocks import read_state, write_blocks
+from stages.base import parallel
+from stages.base.blocks import blocks_writer, read_blocks, read_state
 from stages.base.cli import run
 from stages.base.errors import InputError
-from stages.base.folds import TRAIN, Indices
+from stages.base.folds import Indices
 from stages.base.idf import WORD, fit_idf, weigh
 from stages.base.params import Params, read_params
-from stages.base.tables import ID, PART, by_id, read_json, read_table
-from stages.base.tasks import Block, Floats, read_task
+from stages.base.tables import read_json
+from stages.base.tasks import Block, Floats, Matrix, read_task
+from stages.features import _corpus
 from stages.features._ngrams import Pieces, Terms, Tokens, texts_with, word_ngrams
 
 log = logging.getLogger("verdict")
@@ -69,11 +74,13 @@ class WordParams(NgramParams):
 class TfidfParams(Params):
     """Section `tfidf`.
 
-    The SVD has `lsa_components` and is fitted on about `lsa_texts` texts, drawn with `seed`.
+    The vocabulary is that of about `max_texts` texts of the train part (`min_df` counts these); the
+    SVD has `lsa_components` and is fitted on about `lsa_texts`. Both are drawn with `seed`.
     """
 
     words: WordParams
     characters: NgramParams
+    max_texts: Annotated[int, Field(ge=1)]
     lsa_components: Annotated[int, Field(ge=1)]
     lsa_texts: Annotated[int, Field(ge=1)]
     seed: Annotated[int, Field(ge=0)]
@@ -158,28 +165,42 @@ def _first(total: Mapping[str, float], limit: int) -> list[str]:
     return sorted(sorted(total, key=lambda term: (-total[term], term))[:limit])
 
 
-def transform(
-    texts: Iterable[str], vocabulary: Vocabulary, params: TfidfParams
-) -> sparse.csr_matrix:
-    """Sublinear term frequencies 1 + log(count), `(n_texts, n_terms)`, float32; no idf yet."""
+def fit_terms(texts: Iterable[str], params: TfidfParams) -> tuple[Vocabulary, Terms]:
+    """As `fit`, with what counts its terms; all words of `texts` are cut but once."""
     tokens = Tokens.of(text.split() for text in texts)
-    terms = Terms.of(tokens, cut(tokens, params), vocabulary.words, vocabulary.characters)
-    return frequencies(tokens, terms)
+    pieces = cut(tokens, params)
+    vocabulary = fit_tokens(tokens, pieces, params)
+    return vocabulary, Terms.of(tokens, pieces, vocabulary.words, vocabulary.characters)
 
 
-def frequencies(tokens: Tokens, terms: Terms) -> sparse.csr_matrix:
-    """As `transform`, of texts that are tokens already."""
-    counts = terms.count(tokens)
+def terms_of(vocabulary: Vocabulary, params: TfidfParams) -> Terms:
+    """What counts the terms of a stored `vocabulary`."""
+    tokens = Tokens.of(term.split(" ") for term in vocabulary.words)
+    return Terms.of(tokens, cut(tokens, params), vocabulary.words, vocabulary.characters)
+
+
+def transform(texts: Iterable[str], terms: Terms) -> sparse.csr_matrix:
+    """Sublinear term frequencies 1 + log(count), `(n_texts, n_terms)`, float32; no idf yet."""
+    counts = terms.count(text.split() for text in texts)
     counts.data = 1 + np.log(counts.data)
     return counts
 
 
-def apply(texts: pd.DataFrame, vocabulary: Vocabulary, params: TfidfParams) -> dict[str, Block]:
+def frequencies(texts: pd.DataFrame, terms: Terms) -> dict[str, sparse.csr_matrix]:
     """`transform` of each column of cleaned `texts`."""
-    names = vocabulary.names
-    return {
-        str(column): Block(transform(texts[column], vocabulary, params), names) for column in texts
-    }
+    n = len(texts)
+    X = transform((text for column in texts for text in texts[column]), terms)
+    return {str(column): X[i * n : (i + 1) * n] for i, column in enumerate(texts)}
+
+
+def apply(texts: pd.DataFrame, vocabulary: Vocabulary, params: TfidfParams) -> dict[str, Block]:
+    """The blocks of new `texts`."""
+    return as_blocks(frequencies(texts, terms_of(vocabulary, params)), vocabulary.names)
+
+
+def as_blocks(matrices: Mapping[str, Matrix], names: tuple[str, ...]) -> dict[str, Block]:
+    """Blocks of matrices with the same columns."""
+    return {column: Block(X, names) for column, X in matrices.items()}
 
 
 @dataclass(frozen=True)
@@ -191,8 +212,9 @@ class Latent:
 
     def apply(self, blocks: Mapping[str, Block]) -> dict[str, Floats]:
         """Coordinates `(n_texts, n_components)` of term frequencies, by text column."""
+        projection = np.ascontiguousarray(self.components.T)  # or scipy would copy it every time
         return {
-            column: (weigh(block, self.idf) @ self.components.T).astype(np.float32)
+            column: (weigh(block, self.idf) @ projection).astype(np.float32)
             for column, block in blocks.items()
         }
 
@@ -223,31 +245,41 @@ def fit_latent(blocks: Sequence[Block], params: TfidfParams, rows: Indices | Non
     return Latent(idf, svd.components_.astype(np.float32))
 
 
+def coordinates(
+    matrices: Mapping[str, sparse.csr_matrix], latent: Latent, names: tuple[str, ...]
+) -> dict[str, Floats]:
+    """Those of term frequencies, by text column."""
+    return latent.apply(as_blocks(matrices, names))
+
+
+def row_batches(blocks: Mapping[str, Block]) -> Iterator[dict[str, sparse.csr_matrix]]:
+    """The matrices of all blocks, some rows at a time."""
+    n = next(iter(blocks.values())).X.shape[0]
+    for first in range(0, max(n, 1), _corpus.ROWS):
+        rows = slice(first, first + _corpus.ROWS)
+        yield {column: block.X[rows] for column, block in blocks.items()}
+
+
 def main(*, dataset: str, labels: Path, clean: Path, folds: Path, tfidf: Path, lsa: Path) -> None:
     """Write the folders `tfidf` and `lsa` from the cleaned tokens."""
     params = read_params(TfidfParams, dataset, "tfidf")
     task = read_task(labels)
-    parts = read_table(folds, [ID, PART])
-    texts = by_id(read_table(clean, [ID, *task.text_columns]), parts[ID], clean)
-    is_train = (parts[PART] == TRAIN).to_numpy()
-    columns, n = task.text_columns, len(texts)
-    tokens = Tokens.of(text.split() for column in columns for text in texts[column])
-    pieces = cut(tokens, params)
-    of_train = tokens.take(np.flatnonzero(np.tile(is_train, len(columns))))
-    vocabulary = fit_tokens(of_train, pieces, params)
-    terms = Terms.of(tokens, pieces, vocabulary.words, vocabulary.characters)
-    blocks = {
-        column: Block(
-            frequencies(tokens.between(place * n, (place + 1) * n), terms), vocabulary.names
-        )
-        for place, column in enumerate(columns)
-    }
-    latent = fit_latent(list(blocks.values()), params, np.flatnonzero(is_train))
-    write_blocks(tfidf, parts[ID], blocks)
-    write_blocks(lsa, parts[ID], task.relate(latent.apply(blocks)), {"svd": vars(latent)})
+    corpus = _corpus.read_corpus(clean, folds, task.text_columns)
+    drawn = corpus.train.draw(params.max_texts, params.seed)
+    vocabulary, terms = fit_terms((text for _, texts in drawn for text in texts), params)
+    names = vocabulary.names
+    with blocks_writer(tfidf, corpus.ids) as append:
+        for matrices in corpus.map(partial(frequencies, terms=terms)):
+            append(as_blocks(matrices, names))
+    blocks = read_blocks(tfidf, corpus.ids)
+    latent = fit_latent(list(blocks.values()), params, np.flatnonzero(corpus.is_train))
+    project = partial(coordinates, latent=latent, names=names)
+    with blocks_writer(lsa, corpus.ids, {"svd": vars(latent)}) as append:
+        for vectors in parallel.stream(project, row_batches(blocks)):
+            append(task.relate(vectors))
     log.info(
         "tfidf: %d texts, %d word and %d character n-grams",
-        len(texts) * len(blocks),
+        len(corpus.ids) * len(blocks),
         len(vocabulary.words),
         len(vocabulary.characters),
     )

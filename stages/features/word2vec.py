@@ -2,8 +2,10 @@ r"""Mean word vectors of each text, from word2vec trained on the texts themselve
 
 In: cleaned tokens and folds. Out: a folder with a dense matrix for each text column (the mean of
 its words' vectors, weighted by idf; Mikolov et al. 2013 for the vectors, Arora et al. 2017 for why
-weighting helps) and the cosines between a row's texts. Trained without labels on the train part,
-with one worker: with more, gensim's threads race and no two runs are equal.
+weighting helps) and the cosines between a row's texts. Trained without labels on texts of the train
+part, with one worker: with more, gensim's threads race and no two runs are equal. In memory are
+these texts; then all are read twice in batches, for the idf and for the means (on a cluster by its
+nodes).
 
     python -m stages.features.word2vec --dataset demo --labels data/demo/labels.json \
         --clean data/demo/clean.parquet --folds data/demo/augmented/folds.parquet \
@@ -13,6 +15,7 @@ with one worker: with more, gensim's threads race and no two runs are equal.
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -21,14 +24,13 @@ import pandas as pd
 from pydantic import Field
 from scipy import sparse
 
-from stages.base.blocks import read_state, write_blocks
+from stages.base.blocks import blocks_writer, read_state
 from stages.base.cli import run
 from stages.base.errors import InputError
-from stages.base.folds import TRAIN
 from stages.base.idf import fit_idf
 from stages.base.params import Params, read_params
-from stages.base.tables import ID, PART, by_id, read_table
-from stages.base.tasks import Floats, read_task
+from stages.base.tasks import Block, Floats, Task, read_task
+from stages.features._corpus import Corpus, read_corpus
 from stages.features._ngrams import Tokens
 
 log = logging.getLogger("verdict")
@@ -41,7 +43,7 @@ LONGEST_SENTENCE = (
 class Word2vecParams(Params):
     """Section `word2vec`: gensim's parameters of the same names; `skip_gram` false is CBOW.
 
-    The vectors are trained on about `max_texts` texts, drawn with `seed`.
+    The vectors are trained on about `max_texts` texts of the train part, drawn with `seed`.
     """
 
     dimensions: Annotated[int, Field(ge=1)]
@@ -75,9 +77,7 @@ def fit(texts: Sequence[str], params: Word2vecParams) -> tuple[list[str], Floats
     """
     from gensim.models import Word2Vec
 
-    share = min(1.0, params.max_texts / max(len(texts), 1))
-    drawn = np.random.default_rng(params.seed).random(len(texts)) < share
-    sentences = Sentences([texts[i] for i in np.flatnonzero(drawn).tolist()])
+    sentences = Sentences(texts)
     model = Word2Vec(
         vector_size=params.dimensions,
         window=params.window,
@@ -96,6 +96,14 @@ def fit(texts: Sequence[str], params: Word2vecParams) -> tuple[list[str], Floats
     return list(model.wv.index_to_key), model.wv.vectors.astype(np.float32)
 
 
+def drawn_texts(corpus: Corpus, params: Word2vecParams) -> list[str]:
+    """The texts to train on, column by column: gensim sees their order."""
+    texts: dict[str, list[str]] = {column: [] for column in corpus.columns}
+    for column, drawn in corpus.train.draw(params.max_texts, params.seed):
+        texts[column] += drawn
+    return [text for own in texts.values() for text in own]
+
+
 def count(texts: Sequence[str], words: Sequence[str]) -> sparse.csr_matrix:
     """How often each text has each word, `(n_texts, n_words)`; unknown words are left out."""
     index = {word: i for i, word in enumerate(words)}
@@ -107,6 +115,11 @@ def count(texts: Sequence[str], words: Sequence[str]) -> sparse.csr_matrix:
     counts = sparse.csr_matrix((ones, columns[known], starts), shape=(len(tokens), len(words)))
     counts.sum_duplicates()
     return counts
+
+
+def count_all(texts: pd.DataFrame, words: Sequence[str]) -> sparse.csr_matrix:
+    """`count` of the texts of all columns, those of the first above those of the next."""
+    return count([text for column in texts for text in texts[column]], words)
 
 
 def mean_vectors(counts: sparse.csr_matrix, idf: Floats, vectors: Floats) -> Floats:
@@ -131,12 +144,8 @@ class Vectors:
 
     def apply(self, texts: pd.DataFrame) -> dict[str, Floats]:
         """`mean_vectors` of each column of cleaned `texts`."""
-        return {
-            str(column): mean_vectors(
-                count(texts[column].tolist(), self.words), self.idf, self.vectors
-            )
-            for column in texts
-        }
+        means = mean_vectors(count_all(texts, self.words), self.idf, self.vectors)
+        return dict(zip(map(str, texts), np.split(means, texts.shape[1]), strict=True))
 
     @classmethod
     def load(cls, word2vec: Path) -> "Vectors":
@@ -145,24 +154,26 @@ class Vectors:
         return cls(state["words"].tolist(), state["vectors"], state["idf"])
 
 
+def related_means(texts: pd.DataFrame, vectors: Vectors, task: Task) -> dict[str, Block]:
+    """The blocks of cleaned `texts`."""
+    return task.relate(vectors.apply(texts))
+
+
 def main(*, dataset: str, labels: Path, clean: Path, folds: Path, word2vec: Path) -> None:
     """Write the folder `word2vec` from the cleaned tokens."""
     params = read_params(Word2vecParams, dataset, "word2vec")
     task = read_task(labels)
-    parts = read_table(folds, [ID, PART])
-    texts = by_id(read_table(clean, [ID, *task.text_columns]), parts[ID], clean)
-    is_train = (parts[PART] == TRAIN).to_numpy()
-    words, vectors = fit(
-        [text for column in task.text_columns for text in texts.loc[is_train, column]], params
-    )
-    counts = {column: count(texts[column].tolist(), words) for column in task.text_columns}
-    idf = fit_idf(matrix[is_train] for matrix in counts.values())
-    means = {column: mean_vectors(matrix, idf, vectors) for column, matrix in counts.items()}
+    corpus = read_corpus(clean, folds, task.text_columns)
+    words, vectors = fit(drawn_texts(corpus, params), params)
+    idf = fit_idf(corpus.train.map(partial(count_all, words=words)))
+    means = partial(related_means, vectors=Vectors(words, vectors, idf), task=task)
     state = {"vectors": {"words": np.array(words), "vectors": vectors, "idf": idf}}
-    write_blocks(word2vec, parts[ID], task.relate(means), state)
+    with blocks_writer(word2vec, corpus.ids, state) as append:
+        for blocks in corpus.map(means):
+            append(blocks)
     log.info(
         "word2vec: %d texts, %d words, %d dimensions",
-        len(texts) * len(means),
+        len(corpus.ids) * len(corpus.columns),
         len(words),
         params.dimensions,
     )

@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
+from stages.base import blocks
 from stages.base.blocks import read_blocks, read_columns, read_state, write_blocks
 from stages.base.errors import InputError
 from stages.base.tables import write_table
@@ -41,6 +42,44 @@ def test_same_blocks_give_the_same_bytes(tmp_path):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
 
+def test_rows_that_are_appended_give_the_bytes_of_the_whole(tmp_path):
+    column = {"pair": Block(DENSE[:, :1], ("one",))}
+    write_blocks(tmp_path / "whole", IDS, BLOCKS | column, STATE)
+    with blocks.blocks_writer(tmp_path / "parts", IDS, STATE) as append:
+        for first, last in ((0, 0), (0, 1), (1, 1), (1, 4)):
+            append({
+                key: Block(block.X[first:last], block.names)
+                for key, block in (BLOCKS | column).items()
+            })  # fmt: skip
+    for name in ("ids.parquet", "names.json", "prompt.npy", "pair.npy", "svd.state.npz"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    for part in ("data", "indices", "indptr"):
+        name = f"response_a.{part}.npy"
+        np.save(tmp_path / name, getattr(BLOCKS["response_a"].X, part))
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / name).read_bytes()
+
+
+def test_error_while_appending_leaves_what_was_there(tmp_path):
+    write_blocks(tmp_path / "set", IDS, BLOCKS)
+    wrong = {"prompt": Block("no matrix", ())}
+    with (
+        pytest.raises(AttributeError),
+        blocks.blocks_writer(tmp_path / "set", IDS) as append,
+    ):
+        append(BLOCKS | wrong)
+    assert set(read_blocks(tmp_path / "set", IDS)) == set(BLOCKS)
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_more_values_than_32_bits_number_have_places_of_64_bits(tmp_path, monkeypatch):
+    monkeypatch.setattr(blocks, "MOST", 3)
+    write_blocks(tmp_path / "set", IDS, BLOCKS)
+    for part in ("indices", "indptr"):
+        assert np.load(tmp_path / "set" / f"response_a.{part}.npy").dtype == np.int64
+    read = read_blocks(tmp_path / "set", IDS)["response_a"].X
+    np.testing.assert_array_equal(read.toarray(), SPARSE)
+
+
 def test_blocks_stay_on_disk_until_their_rows_are_taken(tmp_path):
     write_blocks(tmp_path / "set", IDS, BLOCKS)
     read = read_blocks(tmp_path / "set", IDS)
@@ -64,13 +103,13 @@ def test_columns_become_a_block_for_each_text_column(tmp_path):
     )
     frame.insert(0, "id", ["r1", "r2"])
     write_table(frame, tmp_path / "style.parquet")
-    blocks = read_columns(tmp_path / "style.parquet", pd.Series(["r2", "r1"]))
-    assert {key: block.names for key, block in blocks.items()} == {
+    found = read_columns(tmp_path / "style.parquet", pd.Series(["r2", "r1"]))
+    assert {key: block.names for key, block in found.items()} == {
         "response_a": ("n", "m"),
         "pair": ("cos.x",),
     }
-    np.testing.assert_array_equal(blocks["response_a"].X, [[2, 4], [1, 3]])
-    np.testing.assert_array_equal(blocks["pair"].X, [[0.25], [0.5]])
+    np.testing.assert_array_equal(found["response_a"].X, [[2, 4], [1, 3]])
+    np.testing.assert_array_equal(found["pair"].X, [[0.25], [0.5]])
 
 
 def test_id_without_features_is_an_input_error(tmp_path):

@@ -21,15 +21,11 @@ from stages.base.params import read_params
 from stages.base.tables import read_table
 from stages.base.tasks import Block, read_task
 from stages.features import tfidf
-from stages.features._ngrams import Terms, Tokens
 
 
 def ours(texts, params):
-    tokens = Tokens.of(text.split() for text in texts)
-    pieces = tfidf.cut(tokens, params)
-    vocabulary = tfidf.fit_tokens(tokens, pieces, params)
-    terms = Terms.of(tokens, pieces, vocabulary.words, vocabulary.characters)
-    frequencies = tfidf.frequencies(tokens, terms)
+    vocabulary, terms = tfidf.fit_terms(texts, params)
+    frequencies = tfidf.transform(texts, terms)
     X = weigh(Block(frequencies, vocabulary.names), fit_idf([frequencies]))
     return X, [f"word {t}" for t in vocabulary.words] + [f"char {t}" for t in vocabulary.characters]
 

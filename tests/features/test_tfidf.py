@@ -1,4 +1,7 @@
+import weakref
+
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -6,10 +9,12 @@ from pydantic import ValidationError
 from scipy import sparse
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 
+from stages.base.blocks import read_blocks
 from stages.base.errors import InputError
 from stages.base.idf import fit_idf, weigh
 from stages.base.tasks import Block
-from stages.features import _ngrams, tfidf
+from stages.features import _corpus, _ngrams, tfidf
+from tests.given import write_params
 
 TEXTS = [
     "the cat sat on the mat",
@@ -29,15 +34,19 @@ def make_params(min_df=1, max_features=10_000, words=(1, 2), characters=(2, 4)):
     return tfidf.TfidfParams(
         words=tfidf.WordParams(shortest=words[0], longest=words[1], **limits),
         characters=tfidf.NgramParams(shortest=characters[0], longest=characters[1], **limits),
-        lsa_components=3, lsa_texts=100, seed=0,
+        max_texts=1000, lsa_components=3, lsa_texts=100, seed=0,
     )  # fmt: skip
+
+
+def transform(texts, vocabulary, params):
+    return tfidf.transform(texts, tfidf.terms_of(vocabulary, params))
 
 
 def encode(texts, held, params):
     """Names and tf-idf of `held`, everything fitted on `texts`."""
     vocabulary = tfidf.fit(texts, params)
-    idf = fit_idf([tfidf.transform(texts, vocabulary, params)])
-    block = Block(tfidf.transform(held, vocabulary, params), vocabulary.names)
+    idf = fit_idf([transform(texts, vocabulary, params)])
+    block = Block(transform(held, vocabulary, params), vocabulary.names)
     return vocabulary, weigh(block, idf)
 
 
@@ -88,13 +97,13 @@ def test_most_frequent_terms_are_kept_ties_by_name():
     assert len(vocabulary.characters) == 3
 
 
-def test_batches_of_texts_change_no_count(monkeypatch):
+def test_words_that_are_known_beforehand_change_no_count():
     params = make_params()
-    vocabulary = tfidf.fit(TEXTS, params)
-    whole = tfidf.transform(TEXTS, vocabulary, params)
-    monkeypatch.setattr(_ngrams, "BATCH", 3)
-    parts = tfidf.transform(TEXTS, vocabulary, params)
-    np.testing.assert_array_equal(parts.toarray(), whole.toarray())
+    vocabulary, terms = tfidf.fit_terms(TEXTS, params)
+    assert {"CAT", "a"} < set(terms.number)
+    found = tfidf.transform(HELD, terms)
+    np.testing.assert_array_equal(found.toarray(), transform(HELD, vocabulary, params).toarray())
+    assert found.indices.tolist() == transform(HELD, vocabulary, params).indices.tolist()
 
 
 @pytest.mark.parametrize("min_df", [1, 2, 300])
@@ -111,8 +120,8 @@ def test_hash_tables_that_are_full_grow_and_rare_ngrams_are_left_out(monkeypatch
 def test_row_does_not_depend_on_the_other_rows():
     params = make_params()
     vocabulary = tfidf.fit(TEXTS, params)
-    together = tfidf.transform(HELD, vocabulary, params).toarray()
-    alone = [tfidf.transform([text], vocabulary, params).toarray()[0] for text in HELD]
+    together = transform(HELD, vocabulary, params).toarray()
+    alone = [transform([text], vocabulary, params).toarray()[0] for text in HELD]
     np.testing.assert_array_equal(together, alone)
 
 
@@ -120,8 +129,7 @@ def test_svd_is_that_of_the_weighed_matrix_and_the_same_twice():
     params = make_params()
     vocabulary = tfidf.fit(TEXTS, params)
     blocks = [
-        Block(tfidf.transform(texts, vocabulary, params), vocabulary.names)
-        for texts in (TEXTS, HELD)
+        Block(transform(texts, vocabulary, params), vocabulary.names) for texts in (TEXTS, HELD)
     ]
     latent = tfidf.fit_latent(blocks, params)
     weighed = np.vstack([weigh(block, latent.idf).toarray() for block in blocks])
@@ -148,3 +156,70 @@ def test_sizes_out_of_range_are_refused(changes, message):
     given = {"shortest": 1, "longest": 2, "min_df": 1, "max_features": 10}
     with pytest.raises(ValidationError, match=message):
         tfidf.WordParams(**(given | changes))
+
+
+@pytest.fixture
+def inputs(tmp_path, monkeypatch, tables):
+    write_params(tmp_path, "tiny", tfidf=make_params().model_dump(mode="json"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VERDICT_WORKERS", "1")
+    return tables
+
+
+def run_stage(inputs, folder):
+    tfidf.main(dataset="tiny", **inputs, tfidf=folder / "tfidf", lsa=folder / "lsa")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.glob("*/*")}
+
+
+def test_stage_writes_what_the_whole_table_gives_whatever_the_batches(
+    tmp_path, monkeypatch, inputs
+):
+    found = []
+    for n, rows in enumerate([1, 3, 1000]):
+        monkeypatch.setattr(_corpus, "ROWS", rows)
+        found.append(run_stage(inputs, tmp_path / str(n)))
+    assert len(found[0]) == (2 + 3 * 3) + (2 + 4 + 1)  # of tfidf, of lsa
+    assert found[0] == found[1] == found[2]
+
+    params = make_params()
+    texts = pd.read_parquet(inputs["clean"]).set_index("id")
+    train = [text for column in texts for text in texts[column].drop("c")]
+    vocabulary = tfidf.fit(train, params)
+    for column, block in read_blocks(tmp_path / "0/tfidf", pd.Series(texts.index)).items():
+        assert block.names == vocabulary.names
+        expected = transform(texts[column], vocabulary, params)
+        np.testing.assert_array_equal(block.X.toarray(), expected.toarray())
+
+
+def test_stage_holds_a_batch_and_not_the_matrix(tmp_path, monkeypatch, inputs):
+    made, alive = [], []
+    frequencies = tfidf.frequencies
+
+    def spy(texts, terms):
+        alive.append(sum(each() is not None for each in made))
+        found = frequencies(texts, terms)
+        made.extend(map(weakref.ref, found.values()))
+        return found
+
+    monkeypatch.setattr(tfidf, "frequencies", spy)
+    monkeypatch.setattr(_corpus, "ROWS", 1)
+    run_stage(inputs, tmp_path)
+    assert len(made) == 4 * 3
+    assert max(alive) <= 3
+
+
+def test_vocabulary_is_that_of_the_texts_that_are_drawn(tmp_path, monkeypatch, inputs):
+    draw = _corpus.Corpus.draw
+    drawn = []
+
+    def spy(corpus, max_texts, seed):
+        for column, texts in draw(corpus, max_texts, seed):
+            drawn.extend(texts)
+            yield column, texts
+
+    params = make_params().model_copy(update={"max_texts": 3})
+    write_params(tmp_path, "tiny", tfidf=params.model_dump(mode="json"))
+    monkeypatch.setattr(_corpus.Corpus, "draw", spy)
+    run_stage(inputs, tmp_path)
+    assert 0 < len(drawn) < 9
+    assert tfidf.Vocabulary.load(tmp_path / "tfidf") == tfidf.fit(drawn, params)

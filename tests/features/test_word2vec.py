@@ -9,8 +9,8 @@ from gensim.models.word2vec import MAX_WORDS_IN_BATCH
 
 from stages.base.blocks import read_blocks
 from stages.base.errors import InputError
-from stages.base.tables import write_json, write_table
-from stages.features import word2vec
+from stages.base.idf import fit_idf
+from stages.features import _corpus, word2vec
 from tests.given import write_params
 
 GIVEN = {
@@ -22,13 +22,6 @@ TEXTS = ["the cat sat on the mat", "", "🦦 the dog sat", "unseen 🦦", "dog "
 
 def make_params(**changes):
     return word2vec.Word2vecParams(**(GIVEN | changes))
-
-
-def test_vectors_are_trained_on_max_texts_of_many_and_on_all_of_few():
-    texts = [f"the w{i}" for i in range(200)]
-    words, _ = word2vec.fit(texts, make_params(max_texts=50))
-    assert 25 < len(words) < 80
-    assert len(word2vec.fit(texts, make_params(max_texts=200))[0]) == 201
 
 
 def test_mean_vectors_equal_a_plain_loop():
@@ -68,21 +61,9 @@ def test_word_that_is_too_rare_is_left_out_and_none_left_is_an_error():
 
 
 @pytest.fixture
-def inputs(tmp_path):
-    """Four rows, of which row c is a test row with a word of its own."""
-    rng = np.random.default_rng(0)
-    texts = [" ".join(f"w{i}" for i in rng.zipf(1.5, 30) if i < 50) for _ in range(12)]
-    clean = pd.DataFrame({"id": list("abcd")})
-    clean[["prompt", "response_a", "response_b"]] = np.reshape(texts, (4, 3))
-    clean.loc[2, "prompt"] += " held"
-    write_table(clean, tmp_path / "clean.parquet")
-    parts = pd.DataFrame({"id": list("dcba"), "part": ["train", "test", "train", "train"]})
-    write_table(parts, tmp_path / "folds.parquet")
-    write_json({"kind": "preference", "classes": ["a", "b", "tie"]}, tmp_path / "labels.json")
+def inputs(tmp_path, tables):
     write_params(tmp_path, "tiny", word2vec=GIVEN)
-    return {name: tmp_path / f"{name}.parquet" for name in ("clean", "folds")} | {
-        "labels": tmp_path / "labels.json"
-    }
+    return tables
 
 
 def test_stage_writes_the_same_bytes_in_two_processes(tmp_path, monkeypatch, inputs):
@@ -117,3 +98,40 @@ def test_words_of_test_rows_alone_get_no_vector(tmp_path, monkeypatch, inputs):
     assert {key: block.X.shape for key, block in blocks.items()} == {
         "prompt": (4, 8), "response_a": (4, 9), "response_b": (4, 9), "pair": (4, 1),
     }  # fmt: skip
+
+
+def test_batches_change_nothing_and_means_are_those_of_the_whole_table(
+    tmp_path, monkeypatch, inputs
+):
+    monkeypatch.chdir(tmp_path)
+    found = []
+    for n, rows in enumerate([1, 3, 1000]):
+        monkeypatch.setattr(_corpus, "ROWS", rows)
+        word2vec.main(dataset="tiny", **inputs, word2vec=tmp_path / str(n))
+        found.append({path.name: path.read_bytes() for path in (tmp_path / str(n)).iterdir()})
+    assert found[0] == found[1] == found[2]
+
+    texts = pd.read_parquet(inputs["clean"]).set_index("id")
+    train = [text for column in texts for text in texts[column].drop("c")]
+    words, vectors = word2vec.fit(train, make_params())
+    idf = fit_idf([word2vec.count(train, words)])
+    blocks = read_blocks(tmp_path / "0", pd.Series(texts.index))
+    expected = word2vec.mean_vectors(word2vec.count(texts["prompt"], words), idf, vectors)
+    np.testing.assert_array_equal(blocks["prompt"].X, expected)
+
+
+def test_vectors_are_trained_on_the_texts_that_are_drawn(tmp_path, monkeypatch, inputs):
+    monkeypatch.chdir(tmp_path)
+    corpus = _corpus.read_corpus(inputs["clean"], inputs["folds"], ("prompt", "response_a"))
+    few, all_of_them = (
+        word2vec.drawn_texts(corpus, make_params(max_texts=max_texts)) for max_texts in (3, 6)
+    )
+    clean = pd.read_parquet(inputs["clean"]).drop(index=2)
+    assert all_of_them == [*clean["prompt"], *clean["response_a"]]
+    assert 0 < len(few) < 6
+    write_params(tmp_path, "tiny", word2vec=GIVEN | {"max_texts": 3})
+    word2vec.main(dataset="tiny", **inputs, word2vec=tmp_path / "set")
+    corpus = _corpus.read_corpus(inputs["clean"], inputs["folds"], tuple(clean.columns[1:]))
+    drawn = word2vec.drawn_texts(corpus, make_params(max_texts=3))
+    with np.load(tmp_path / "set" / "vectors.state.npz") as state:
+        assert set(state["words"].tolist()) == {word for text in drawn for word in text.split()}
