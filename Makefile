@@ -25,7 +25,7 @@ repro: $(INSTALLED)
 	@$(BIN)/python -c "$$SHOW_RESULTS"
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check
