@@ -247,7 +247,7 @@ def test_change_of_the_svm_reruns_its_followers_only(project: Project) -> None:
         file.write("# the same model, other bytes in its module\n")
     # leaderboard, cascade and report show the cost
     assert set(project.repro()) == {"svm@demo", "leaderboard", "cascade@demo", "report@demo"}
-    project.edit("stages/models/svm.py", "sample, rows, params.C)", "sample, rows, 100 * params.C)")
+    project.edit("stages/models/svm.py", "params.C, similar)", "100 * params.C, similar)")
     stages = project.repro()
     assert sorted(stages) == sorted(followers("svm"))
 
