@@ -272,6 +272,7 @@ def test_boosters_share_the_rows_of_a_fit_and_give_the_same_bytes_again(nodes, t
         found[workers] = [line for line in output.splitlines() if line.startswith("digest")]
     assert [len(lines) for lines in found.values()] == [3, 3]
     assert found["2"][0] == found["2"][1] != found["1"][0]
+    assert found["2"][2] != found["1"][2]
 
 
 def test_more_workers_than_one_need_a_cluster(trained, tmp_path):
