@@ -122,7 +122,7 @@ def start(words, folder, address, **more):
 
 def run(words, folder, address, status=0):
     with start(words, folder, address) as process:
-        output, _ = process.communicate(timeout=600)
+        output, _ = process.communicate(timeout=300)
     assert process.returncode == status, output
     return output
 
@@ -225,7 +225,7 @@ def test_fine_tuning_gives_what_torchrun_gives_though_a_process_is_killed(nodes,
             time.sleep(0.01)
             assert process.poll() is None, process.stdout.read()
         nodes.working("RayTrainWorker")[0].kill()
-        output, _ = process.communicate(timeout=600)
+        output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert [name for name in different(alone, there) if not name.startswith(COST)] == []
 
