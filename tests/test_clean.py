@@ -144,6 +144,11 @@ def test_every_tokenizer_finds_the_words(tokenizer):
     assert cleaned == "the otters swam quickly all day"
 
 
+def test_no_text_takes_too_long_for_the_tokenizer(monkeypatch):
+    monkeypatch.setattr("nltk.redos.DEFAULT_TIMEOUT", 1e-6)  # seconds; 12 MB take 5
+    assert clean_one("to and fro " * 10_000) == " ".join(["to and fro"] * 10_000)
+
+
 def test_stop_words_go_before_stemming_whatever_their_case():
     cleaned = clean_one(
         "THE otters were running", stop_words="sklearn", stem="snowball", lower=False

@@ -20,7 +20,7 @@ class Params(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-P = TypeVar("P", bound=Params)
+P = TypeVar("P", bound=BaseModel)
 
 
 def read_params(kind: type[P], dataset: str, section: str, folder: Path = FOLDER) -> P:

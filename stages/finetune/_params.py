@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, RootModel
 
 from stages.base.params import Params
 
@@ -75,6 +75,12 @@ class StoppingParams(Params):
 
     patience: Count
     holdout_parts: Annotated[int, Field(ge=2)]
+
+
+class FoldsParam(RootModel[tuple[int, ...] | None]):
+    """`finetune.<backbone>.folds` by itself: null for all, empty for none."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
 
 
 class FinetuneParams(Params):

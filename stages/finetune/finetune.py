@@ -131,27 +131,29 @@ def main(
     if cluster.is_given():
         train(main, locals(), scratch)
         return
-    import torch
-    from accelerate import Accelerator
-
     clock = Cost()
     params = read_params(FinetuneParams, dataset, f"finetune.{backbone}")
     task = read_task(labels)
     stored = read_folds(folds, task)
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    use_cores(accelerator)
-    data = Data(task, read_tokens(tokens, stored.ids), stored.targets)
-    place = f"{accelerator.num_processes} x {accelerator.device.type}"
-    log.info("finetune: %d rows of %s for %s, on %s", len(stored.ids), dataset, backbone, place)
     shelf = scratch / f"{dataset}-{backbone}"
-    work = shelf / scratch_key(params, [labels, folds, tokens], place)
-    mirror = Mirror(model.name, dataset, [labels, folds], on=accelerator.is_main_process)
-    found = {
-        unit: tune(unit, stored, data, params, accelerator, work, mirror.curve)
-        for unit in units(stored, params)
-    }
-    accelerator.end_training()
-    if not accelerator.is_main_process:
+    is_main = os.environ.get("RANK", "0") == "0"  # as launchers set it
+    mirror = Mirror(model.name, dataset, [labels, folds], on=is_main)
+    found: dict[Unit, Finished] = {}
+    if todo := units(stored, params):
+        import torch  # with accelerate it takes seconds
+        from accelerate import Accelerator
+
+        accelerator = Accelerator(cpu=not torch.cuda.is_available())
+        use_cores(accelerator)
+        data = Data(task, read_tokens(tokens, stored.ids), stored.targets)
+        place = f"{accelerator.num_processes} x {accelerator.device.type}"
+        log.info("finetune: %d rows of %s for %s, on %s", len(stored.ids), dataset, backbone, place)
+        work = shelf / scratch_key(params, [labels, folds, tokens], place)
+        found = {
+            unit: tune(unit, stored, data, params, accelerator, work, mirror.curve) for unit in todo
+        }
+        accelerator.end_training()
+    if not is_main:
         return
     table, losses = gather(stored, task, found)
     write_models(model, found)

@@ -1,8 +1,9 @@
 r"""Token ids of all rows for one backbone: tokenised once, and read by every run that tunes it.
 
 In: rows.parquet. Out: a folder with the sequences of each row (both orders of a pair), and how much
-of the texts did not fit into them. Only the params of the backbone and of the encoding count here:
-another learning rate does not tokenise again.
+of the texts did not fit into them. Only the params of the backbone, of the encoding and the folds
+count here: another learning rate does not tokenise again. Where no fold is tuned, there are no
+tokens.
 
     python -m stages.finetune.tokens --dataset demo --backbone minilm \
         --labels data/demo/labels.json --rows data/demo/augmented/rows.parquet \
@@ -35,7 +36,7 @@ from stages.finetune._encode import (
     tokenise,
     tokenise_rounds,
 )
-from stages.finetune._params import BackboneParams, EncodingParams
+from stages.finetune._params import BackboneParams, EncodingParams, FoldsParam
 from stages.finetune._tokens import Tokens, write_tokens
 
 if TYPE_CHECKING:
@@ -121,10 +122,17 @@ def main(
     """Tokenise all rows for a backbone."""
     network = read_params(BackboneParams, dataset, f"finetune.{backbone}.backbone")
     encoding = read_params(EncodingParams, dataset, f"finetune.{backbone}.encoding")
+    folds = read_params(FoldsParam, dataset, f"finetune.{backbone}.folds").root
     task = read_task(labels)
     frame = read_table(rows, [ID, *task.text_columns])
+    if folds == ():  # the backbone is left out
+        frame = frame[:0]
     log.info("tokens: %d rows of %s for %s", len(frame), dataset, backbone)
-    found, counts = build(frame, task, load_tokenizer(network), encoding)
+    if len(frame):
+        found, counts = build(frame, task, load_tokenizer(network), encoding)
+    else:  # without transformers and torch, which take seconds to import
+        found = Tokens.of([], 1 + task.symmetric, 0)
+        counts = measure([], found.lengths(), is_pair=task.symmetric)
     write_tokens(tokens, frame[ID], found)
     write_json(counts, metrics)
     log.info(

@@ -136,6 +136,12 @@ def test_no_fold_tunes_nothing(place, make_params, test):
     assert list(Path("model").iterdir()) == []
 
 
+def test_no_fold_needs_no_torch(place, make_params):
+    code = "import atexit, sys\natexit.register(lambda: print('torch' in sys.modules))"
+    done = start(place(make_params(steps=[STEP], folds=[])), code)
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
+
+
 def test_lora_stage_keeps_adapters_alone(place, make_params):
     lora = {
         "rank": 2, "alpha": 4.0, "dropout": 0.1, "targets": "all-linear",

@@ -184,6 +184,7 @@ def test_budget_of_the_other_kind_of_task_is_refused(tokenizer):
 SECTION = {
     "backbone": json.loads(MINILM.model_dump_json()),
     "encoding": {"max_tokens": 64, "prompt_tokens": 16},
+    "folds": None,
 }
 
 
@@ -207,6 +208,20 @@ def test_stage_writes_the_same_bytes_in_every_process(tokenizer, tmp_path, monke
     assert files == ["flat.npy", "ids.parquet", "offsets.npy", "tokens.json"]
     for name in [f"here/{file}" for file in files] + ["here.json"]:
         assert Path(name).read_bytes() == Path(name.replace("here", "there", 1)).read_bytes()
+
+
+def test_no_fold_needs_no_tokens_and_no_tokenizer(tmp_path, monkeypatch):
+    write_json({"kind": "preference", "classes": ["a", "b", "tie"]}, tmp_path / "labels.json")
+    write_table(frame(ROWS), tmp_path / "rows.parquet")
+    write_params(tmp_path, "demo", finetune={"minilm": SECTION | {"folds": []}})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stage, "load_tokenizer", lambda _: pytest.fail("a tokenizer is loaded"))
+    stage.main(
+        dataset="demo", backbone="minilm", labels=Path("labels.json"), rows=Path("rows.parquet"),
+        tokens=Path("tokens"), metrics=Path("tokens.json"),
+    )  # fmt: skip
+    assert read_tokens(Path("tokens"), pd.Series([], dtype=str)).lengths().shape == (0, 2)
+    assert set(json.loads(Path("tokens.json").read_text()).values()) == {0}
 
 
 def test_stage_writes_what_a_row_alone_gives(tokenizer, tmp_path):
