@@ -144,6 +144,11 @@ def test_every_tokenizer_finds_the_words(tokenizer):
     assert cleaned == "the otters swam quickly all day"
 
 
+@pytest.mark.parametrize("words", ["कैसे होंगे आपका", "నాకు ఎలా", "ɛ̃ septḿ̥"])
+def test_marks_that_modify_a_letter_belong_to_its_word(words):
+    assert clean_one(words) == unicodedata.normalize("NFKC", words)
+
+
 def test_no_text_takes_too_long_for_the_tokenizer(monkeypatch):
     monkeypatch.setattr("nltk.redos.DEFAULT_TIMEOUT", 1e-6)  # seconds; 12 MB take 5
     assert clean_one("to and fro " * 10_000) == " ".join(["to and fro"] * 10_000)
