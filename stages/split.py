@@ -114,7 +114,8 @@ def shingles(text: str, size: int) -> Hashes:
     A text that is shorter has one shingle, itself.
     """
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
-    codes = np.pad(codes, (0, max(0, size - len(codes))))
+    if len(codes) < size:
+        codes = np.pad(codes, (0, size - len(codes)))
     hashes = np.zeros(len(codes) - size + 1, np.uint64)
     for start in range(size):  # a polynomial in the multiplier, all windows at once
         hashes = (hashes + codes[start : start + len(hashes)] + np.uint64(1)) * MULTIPLIER

@@ -109,8 +109,8 @@ def word2vec(job):
 
     _, columns = texts_of(job.data)
     sentences = [text.split() for column in columns for text in column]
-    vectors = Word2Vec(sentences, vector_size=300, min_count=2, workers=2).wv
-    means = np.zeros((len(sentences), 300), np.float32)
+    vectors = Word2Vec(sentences, min_count=2, workers=2).wv
+    means = np.zeros((len(sentences), vectors.vector_size), np.float32)
     for i, words in enumerate(sentences):
         known = [vectors[word] for word in words if word in vectors]
         if known:

@@ -4,15 +4,16 @@
     python tests/bench/speed.py --rows 2000 --no-peers   # the stages alone
     python tests/bench/speed.py --rows 57000 --no-each --peer-folds 1  # the shortest way to a ratio
 
-Works in temporary copies of the tracked files. First all is built by `stages.build --jobs 2`; then
-each stage's command of dvc.yaml runs as it stands, in order, one at a time, and then each peer of
-tests/bench/peers.py on the same rows and folds. Of a peer that is cross-fitted, `--peer-folds` are
-fitted and the time of the others is taken to be the same; log losses are of these folds. CPU
-seconds and peak memory are those of all processes of a stage (their resident sets, sampled every
-0.1 s; shared pages count twice, mapped files count). `start-up` is what the imports of a stage
-take (`python -X importtime` on a demo of 200 rows, one worker), `growth` the power of the rows with
-which its CPU seconds grow between the two largest sizes. Transformers are left out: they have
-benchmarks of their own. fastText and AutoGluon, where they are installed, are outside the sum.
+Works in temporary copies of the tracked files. First all is built by `stages.build --jobs 2` from
+the raw files of the demo; then each stage's command of dvc.yaml runs as it stands, in order, one at
+a time, and then each peer of tests/bench/peers.py on the same rows and folds. Of a peer that is
+cross-fitted, `--peer-folds` are fitted and the time of the others is taken to be the same; log
+losses are of these folds. CPU seconds and peak memory are those of all processes of a stage (their
+resident sets, sampled every 0.1 s; shared pages count twice, mapped files count). `start-up` is
+what the imports of a stage take (`python -X importtime` on a demo of 200 rows, one worker),
+`growth` the power of the rows with which its CPU seconds grow between the two largest sizes.
+Transformers are left out: they have benchmarks of their own. fastText and AutoGluon, where they are
+installed, are outside the sum.
 """
 
 import importlib.util
@@ -140,8 +141,9 @@ def start_ups() -> dict[str, float]:
 
 
 def build(folder: Path) -> Spent:
-    """What `stages.build --jobs 2` takes, transformers tuned on no fold."""
-    subprocess.run([sys.executable, "-m", "dvc", "init", "-q", "-f"], cwd=folder, check=True)
+    """What `stages.build --jobs 2` takes from raw files, transformers tuned on no fold."""
+    for words in (["init", "-q", "-f"], ["repro", "-q", "demo"]):
+        subprocess.run([sys.executable, "-m", "dvc", *words], cwd=folder, check=True)
     return measure(f"{sys.executable} -m stages.build --jobs 2", folder)
 
 
