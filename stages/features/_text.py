@@ -7,7 +7,7 @@ import math
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -77,6 +77,11 @@ class Text:
         """Runs of three words."""
         return Counter(zip(self.words, self.words[1:], self.words[2:], strict=False))
 
+    @cached_property
+    def sentences(self) -> int:
+        """How many sentences, or lines without an end, there are."""
+        return max(len(lex.SENTENCE_END.findall(self.stripped)), 1) if self.words else 0
+
     def has(self, words: Iterable[str]) -> int:
         """How many words of the text are among `words`."""
         return sum(self.count[word] for word in words if word in self.count)
@@ -100,16 +105,16 @@ def measure(text: Text) -> Features:
 
 def lengths(text: Text) -> Features:
     """How long it is, and how long its sentences and words are."""
-    n_words, sentences = len(text.words), _sentences(text)
+    n_words = len(text.words)
     return {
         "characters": math.log1p(len(text.text)),
         "words": math.log1p(n_words),
         "unique_words": math.log1p(len(text.count)),
-        "sentences": math.log1p(sentences),
+        "sentences": math.log1p(text.sentences),
         "paragraphs": math.log1p(_paragraphs(text)),
         "last_turn_words": math.log1p(len(text.turns[-1].split())) if text.turns else 0.0,
         "empty": float(not text.turns or any(not turn.strip() for turn in text.turns)),
-        "sentence_words": math.log1p(n_words / max(sentences, 1)),
+        "sentence_words": math.log1p(n_words / max(text.sentences, 1)),
         "word_characters": min(sum(map(len, text.count)) / max(len(text.count), 1), 20.0),
     }
 
@@ -193,20 +198,21 @@ def manner(text: Text) -> Features:
     }
 
 
-def _sentences(text: Text) -> int:
-    return max(len(lex.SENTENCE_END.findall(text.stripped)), 1) if text.words else 0
-
-
 def _paragraphs(text: Text) -> int:
     filled = [bool(line.strip()) for line in ["", *text.text.split("\n")]]
     return sum(now and not before for before, now in pairwise(filled))
+
+
+@lru_cache(100_000)  # most words of a text are in many others too
+def _syllables(word: str) -> int:
+    return max(len(lex.VOWELS.findall(word)), 1)
 
 
 def _flesch(text: Text) -> float:
     """Flesch reading ease / 100, between -1 (hard) and 1.3; syllables are runs of vowels."""
     if not text.words:
         return 1.0
-    syllables = sum(n * max(len(lex.VOWELS.findall(w)), 1) for w, n in text.count.items())
-    per_sentence = min(len(text.words) / _sentences(text), 60)
+    syllables = sum(n * _syllables(word) for word, n in text.count.items())
+    per_sentence = min(len(text.words) / text.sentences, 60)
     ease = 206.835 - 1.015 * per_sentence - 84.6 * min(syllables / len(text.words), 5)
     return max(-100.0, min(ease, 130.0)) / 100
