@@ -129,6 +129,7 @@ def start_ups() -> dict[str, float]:
     """Seconds that each stage imports."""
     found = {}
     environment = os.environ | {"PYTHONPROFILEIMPORTTIME": "1", "VERDICT_WORKERS": "1"}
+    environment |= {"VERDICT_TRACKING": "off"}  # the mirror is a process of its own
     with copy(SMALL) as folder:
         for name, command in commands_of(folder).items():
             done = subprocess.run(
