@@ -125,14 +125,12 @@ def main(
     folds = read_params(FoldsParam, dataset, f"finetune.{backbone}.folds").root
     task = read_task(labels)
     frame = read_table(rows, [ID, *task.text_columns])
-    if folds == ():  # the backbone is left out
-        frame = frame[:0]
-    log.info("tokens: %d rows of %s for %s", len(frame), dataset, backbone)
-    if len(frame):
-        found, counts = build(frame, task, load_tokenizer(network), encoding)
-    else:  # without transformers and torch, which take seconds to import
-        found = Tokens.of([], 1 + task.symmetric, 0)
+    if folds == ():  # left out: without transformers and torch, which take seconds to import
+        frame, found = frame[:0], Tokens.of([], 1 + task.symmetric, 0)
         counts = measure([], found.lengths(), is_pair=task.symmetric)
+    else:
+        log.info("tokens: %d rows of %s for %s", len(frame), dataset, backbone)
+        found, counts = build(frame, task, load_tokenizer(network), encoding)
     write_tokens(tokens, frame[ID], found)
     write_json(counts, metrics)
     log.info(

@@ -31,23 +31,27 @@ def ours(texts, params):
     return X, [f"word {t}" for t in vocabulary.words] + [f"char {t}" for t in vocabulary.characters]
 
 
-WORDS = {"token_pattern": r"\S+", "lowercase": False}
-CHARACTERS = {"analyzer": "char_wb", "lowercase": False}
+def kinds(params):
+    """For words and characters: how names of terms begin, what is asked, scikit-learn's options."""
+    for kind, own, options in (
+        ("word ", params.words, {"token_pattern": r"\S+"}),
+        ("char ", params.characters, {"analyzer": "char_wb"}),
+    ):
+        yield kind, own, options | {"ngram_range": (own.shortest, own.longest), "lowercase": False}
+
+
+def terms_of(names, kind):
+    return [name.removeprefix(kind) for name in names if name.startswith(kind)]
 
 
 def theirs(texts, params, known=None):
     """Matrix and terms; `known` terms instead of the most frequent."""
     parts, names = [], []
-    for kind, own, options in (
-        ("word ", params.words, WORDS), ("char ", params.characters, CHARACTERS)
-    ):  # fmt: skip
+    for kind, own, options in kinds(params):
         limits = {"min_df": own.min_df, "max_features": own.max_features}
         if known is not None:
-            limits = {"vocabulary": [n.removeprefix(kind) for n in known if n.startswith(kind)]}
-        vectorizer = TfidfVectorizer(
-            ngram_range=(own.shortest, own.longest), sublinear_tf=True, dtype=np.float32,
-            **limits, **options,
-        )  # fmt: skip
+            limits = {"vocabulary": terms_of(known, kind)}
+        vectorizer = TfidfVectorizer(sublinear_tf=True, dtype=np.float32, **limits, **options)
         parts.append(vectorizer.fit_transform(texts))
         names += [f"{kind}{term}" for term in vectorizer.get_feature_names_out()]
     return sparse.hstack(parts, format="csr"), names
@@ -56,15 +60,10 @@ def theirs(texts, params, known=None):
 def totals(texts, names, params):
     """How often all texts together have each of these terms, words and characters apart."""
     found = []
-    for kind, own, options in (
-        ("word ", params.words, WORDS), ("char ", params.characters, CHARACTERS)
-    ):  # fmt: skip
-        terms = [name.removeprefix(kind) for name in names if name.startswith(kind)]
-        if terms:
-            counter = CountVectorizer(
-                ngram_range=(own.shortest, own.longest), vocabulary=terms, **options
-            )
-            found.append(set(counter.transform(texts).sum(axis=0).A1.tolist()))
+    for kind, _, options in kinds(params):
+        if terms := terms_of(names, kind):
+            counts = CountVectorizer(vocabulary=terms, **options).transform(texts)
+            found.append(set(counts.sum(axis=0).A1.tolist()))
     return found
 
 
