@@ -1,10 +1,11 @@
 r"""Build independent stages side by side, which `dvc repro` does not: a tool, no stage.
 
 In: dvc.yaml. Out: what `dvc repro` makes, the same bytes. Each stage is a `dvc repro --single-item`
-in one of `jobs` processes, started when all stages that it depends on are done; of those that wait,
-the one with the longest chain of followers comes first. What DVC finds unchanged is not started.
-When a stage fails, what depends on it is left out, the others end, and the exit status is 1. Ctrl-C
-stops all. Each process gets its share of the cores (VERDICT_WORKERS, unless it is set).
+in one of `jobs` processes, started when all stages that it depends on are done. Of those that wait,
+the one with the longest chain of followers comes first, then the one with the largest inputs: what
+takes long should not be the last. What DVC finds unchanged is not started. When a stage fails, what
+depends on it is left out, the others end, and the exit status is 1. Ctrl-C stops all. Each stage
+may take all cores, as in `dvc repro`: some do little on the second one.
 
     python -m stages.build --jobs 2 ensemble@demo
 """
@@ -15,17 +16,16 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from graphlib import TopologicalSorter
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import cyclopts
 
-from stages.base import parallel
 from stages.base.cli import run
 from stages.base.errors import InputError
 
@@ -34,16 +34,25 @@ log = logging.getLogger("verdict")
 PATIENCE = 10  # seconds in which interrupted stages may end by themselves
 
 
-def read_pipeline(folder: Path) -> tuple[dict[str, set[str]], set[str]]:
-    """Names of all stages with those that each depends on, and those that are not up to date."""
+class Pipeline(NamedTuple):
+    """Of all stages, by name: those that each depends on, its inputs; and what is out of date."""
+
+    needs: dict[str, set[str]]
+    inputs: dict[str, list[Path]]
+    stale: set[str]
+
+
+def read_pipeline(folder: Path) -> Pipeline:
+    """What DVC knows of the pipeline in `folder`."""
     from dvc.repo import Repo
 
     with Repo(folder, _wait_for_lock=True) as repo:
         graph = repo.index.graph
         needs = {s.addressing: {need.addressing for need in graph[s]} for s in graph}
+        inputs = {s.addressing: [Path(dep.fs_path) for dep in s.deps] for s in graph}
         with repo.lock:
             stale = {stage.addressing for stage in graph if stage.changed()}
-    return needs, stale
+    return Pipeline(needs, inputs, stale)
 
 
 def select(needs: Mapping[str, set[str]], targets: Collection[str]) -> dict[str, set[str]]:
@@ -72,6 +81,12 @@ def chain_lengths(needs: Mapping[str, set[str]]) -> dict[str, int]:
         for need in needs[name]:
             lengths[need] = max(lengths[need], lengths[name] + 1)
     return lengths
+
+
+def n_bytes(paths: Iterable[Path]) -> int:
+    """The size of files, and of all files in folders; 0 of what is not there."""
+    files = (file for path in paths for file in (path.rglob("*") if path.is_dir() else [path]))
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 class Workers:
@@ -151,25 +166,27 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def build(needs: Mapping[str, set[str]], stale: Collection[str], workers: Workers) -> list[str]:
+def build(pipeline: Pipeline, workers: Workers) -> list[str]:
     """Run what is stale or follows it; the names of the stages that failed or were left out."""
+    needs = pipeline.needs
     rank, sorter = chain_lengths(needs), TopologicalSorter(needs)
     sorter.prepare()
     ran: set[str] = set()
     failed: list[str] = []
-    waiting: list[tuple[int, str]] = []
+    waiting: list[tuple[int, int, str]] = []
     while sorter.is_active():
         while ready := sorter.get_ready():
             for name in ready:
                 if needs[name] & set(failed):
                     log.error("%s: left out, since what it depends on failed", name)
                     failed.append(name)
-                elif name in stale or needs[name] & ran:
-                    heapq.heappush(waiting, (-rank[name], name))
+                elif name in pipeline.stale or needs[name] & ran:
+                    size = n_bytes(pipeline.inputs[name])
+                    heapq.heappush(waiting, (-rank[name], -size, name))
                     continue
                 sorter.done(name)
         while waiting and workers.idle:
-            workers.start(heapq.heappop(waiting)[1])
+            workers.start(heapq.heappop(waiting)[-1])
         if waiting and not workers.busy:
             raise InputError("build: all processes were killed; expected one to be left")
         for name, status in workers.finished() if workers.busy else ():
@@ -186,16 +203,17 @@ def main(*targets: str, jobs: Annotated[int, cyclopts.Parameter(alias="-j")] = 2
     """Build `targets` (stages, or `svm` for all of `svm@...`; none: everything), `jobs` at once."""
     if jobs < 1:
         raise InputError(f"--jobs: got {jobs}; expected a whole number from 1")
-    needs, stale = read_pipeline(Path.cwd())
-    chosen = select(needs, targets)
-    if not stale & set(chosen):
+    pipeline = read_pipeline(Path.cwd())
+    chosen = select(pipeline.needs, targets)
+    if not pipeline.stale & set(chosen):
         log.info("build: %d stages, all up to date", len(chosen))
         return
-    os.environ.setdefault("VERDICT_WORKERS", str(max(1, parallel.workers() // jobs)))
+    # threads that wait for their next piece of work would take the cores of another stage
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     workers = Workers(min(jobs, len(chosen)))
     with _terminable():
         try:
-            failed = build(chosen, stale, workers)
+            failed = build(pipeline._replace(needs=chosen), workers)
         except KeyboardInterrupt:
             log.error("build: interrupted, stopping %s", ", ".join(workers.busy.values()))
             workers.stop(interrupt=True)

@@ -78,9 +78,15 @@ class Text:
         return Counter(zip(self.words, self.words[1:], self.words[2:], strict=False))
 
     @cached_property
+    def parts(self) -> list[str]:
+        """What stands between ends of sentences and of lines."""
+        found: list[str] = lex.SENTENCE_END.split(self.stripped)
+        return found
+
+    @property
     def sentences(self) -> int:
         """How many sentences, or lines without an end, there are."""
-        return max(len(lex.SENTENCE_END.findall(self.stripped)), 1) if self.words else 0
+        return max(len(self.parts) - 1, 1) if self.words else 0
 
     def has(self, words: Iterable[str]) -> int:
         """How many words of the text are among `words`."""
@@ -150,7 +156,7 @@ def characters(text: Text) -> Features:
 def variety(text: Text) -> Features:
     """How much of it is new and how much is repeated: degenerate answers run in circles."""
     n_words, n_trigrams = len(text.words), sum(text.trigrams.values())
-    parts = [part.strip() for part in lex.SENTENCE_END.split(text.text) if len(part.strip()) > 15]
+    parts = [part.strip() for part in text.parts if len(part.strip()) > 15]
     return {
         # Herdan's C: unlike the share of unique words, it hardly falls with the length
         "herdan": math.log(len(text.count)) / math.log(n_words) if n_words > 1 else 1.0,

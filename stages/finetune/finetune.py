@@ -145,6 +145,7 @@ def main(
 
         accelerator = Accelerator(cpu=not torch.cuda.is_available())
         use_cores(accelerator)
+        is_main = accelerator.is_main_process
         data = Data(task, read_tokens(tokens, stored.ids), stored.targets)
         place = f"{accelerator.num_processes} x {accelerator.device.type}"
         log.info("finetune: %d rows of %s for %s, on %s", len(stored.ids), dataset, backbone, place)

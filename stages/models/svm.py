@@ -37,6 +37,7 @@ from stages.models._symmetric import Curvature, OddEven, descend
 
 TOLERANCE = 1e-2  # liblinear's own default is 0.1; 1e-4 takes three times as long for the same loss
 SLOPE = 1e-4  # the same for pairs; margins are then within about 1e-3, before calibration
+SLOPE_INSIDE = 3e-3  # for machines whose margins are for the calibration alone
 # Coefficients (n_classes, n_features) and intercepts (n_classes,)
 Machines: TypeAlias = tuple[Floats, Floats]
 LIBLINEAR = Lock()  # it draws from one generator a process: folds of many rows get one each
@@ -60,13 +61,13 @@ def fit(sample: Sample, params: SvmParams, seed: int) -> Linear:
     turned = np.empty_like(margins)  # those of the exchanged rows
     inner: list[Machines] = []
     for fitted, held in sample.splits(params.calibration_folds, seed):
-        inner.append(_machines(sample, fitted, params, seed, inner))
+        inner.append(_machines(sample, fitted, params, seed, SLOPE_INSIDE, inner))
         X = sample.X[held]
         margins[held] = _margins(X, *inner[-1])
         turned[held] = _margins(sample.task.swap_design(X, sample.n_odd), *inner[-1])
     seen = replace(sample, X=margins, weight=sample.natural).both_orders(turned)
     scale, shift = fit_linear(seen, lambda: LogisticRegression(C=1.0, max_iter=1000))
-    coef, intercept = _machines(sample, np.arange(len(sample.y)), params, seed, inner)
+    coef, intercept = _machines(sample, np.arange(len(sample.y)), params, seed, SLOPE, inner)
     return Linear(
         sample.task,
         coef=(scale @ coef).astype(np.float32),
@@ -79,15 +80,16 @@ def _by_liblinear(task: Task, params: SvmParams) -> bool:
 
 
 def _machines(
-    sample: Sample, rows: Indices, params: SvmParams, seed: int, similar: Sequence[Machines] = ()
-) -> Machines:
+    sample: Sample, rows: Indices, params: SvmParams, seed: int, slope: float,
+    similar: Sequence[Machines] = (),
+) -> Machines:  # fmt: skip
     """One-vs-rest SVMs fitted on the rows `rows`.
 
-    Those of a symmetric task are fitted on both orders of each row, and begin with the mean of the
-    `similar` ones: a third of the steps less.
+    Those of a symmetric task are fitted on both orders of each row until no slope is above `slope`,
+    and begin with the mean of the `similar` ones: a third of the steps less.
     """
     if not _by_liblinear(sample.task, params):
-        return _symmetric_machines(sample, rows, params.C, similar)
+        return _symmetric_machines(sample, rows, params.C, slope, similar)
     from sklearn.svm import LinearSVC
 
     # Dual coordinate descent: at a small C five times faster than the primal solver.
@@ -101,7 +103,7 @@ def _machines(
 
 
 def _symmetric_machines(
-    sample: Sample, rows: Indices, C: float, similar: Sequence[Machines]
+    sample: Sample, rows: Indices, C: float, slope: float, similar: Sequence[Machines]
 ) -> Machines:
     """As `_machines`: the optimum of scikit-learn's LinearSVC, from half the rows.
 
@@ -126,12 +128,14 @@ def _symmetric_machines(
         sign = np.where(sample.y[rows] == np.array([[number], [exchanged]]), 1.0, -1.0)
         columns = slice(sample.n_odd if own else 0, None)
         start = np.append(first_coef[number, columns], first_intercept[number])
-        coef[number, columns], intercept[number] = _machine(X, sign, sample.weight[rows], C, start)
+        coef[number, columns], intercept[number] = _machine(
+            X, sign, sample.weight[rows], C, slope, start
+        )
     return coef, intercept
 
 
 def _machine(
-    X: OddEven, sign: Floats, weight: Floats, C: float, start: Floats
+    X: OddEven, sign: Floats, weight: Floats, C: float, slope: float, start: Floats
 ) -> tuple[Floats, float]:
     """Coefficients and intercept of one SVM with squared hinge loss (the intercept is penalised).
 
@@ -150,7 +154,7 @@ def _machine(
 
     # Both orders bend the loss by 2 C where their margins are below 1
     ridge = np.full(X.X.shape[1] + 1, 1 / total)
-    flat = descend(objective, Curvature.of(X, 4 * C * weight / total, (1, 1), ridge), SLOPE, start)
+    flat = descend(objective, Curvature.of(X, 4 * C * weight / total, (1, 1), ridge), slope, start)
     return flat[:-1], float(flat[-1])
 
 

@@ -89,6 +89,12 @@ def test_chinese_characters_are_words_and_full_stops_end_sentences():
     assert round(math.expm1(found["sentences"])) == 2
 
 
+def test_marks_belong_to_their_word_and_are_none_without_one():
+    assert Text(["नमस्ते दुनिया"]).words == ["नमस्ते", "दुनिया"]
+    text = Text(["❤️ 5 km² 👩\u200d💻 don't cafe\u0301"])
+    assert text.words == ["5", "km²", "don't", "cafe\u0301"]
+
+
 def test_repeating_answer_is_seen_as_such():
     sane = answer("One fine day the old fox met a clever hen who sold him seven shiny buttons.")
     loop = answer("The fox ran to the hen and on. " * 30)
