@@ -19,7 +19,6 @@ It imports the stages of the models: it fits what they fit. No models in the par
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -46,7 +45,7 @@ from stages.fitting.crossfit import CrossFit, crossfit
 from stages.fitting.design import FeatureSets
 from stages.fitting.sample import Sample
 from stages.fitting.search import ModelParams
-from stages.fitting.seeds import Fit, Model, fit_seeds
+from stages.fitting.seeds import Fit, Model, with_params
 from stages.fitting.train import read_sets
 from stages.models.forest import ForestParams
 from stages.models.forest import fit as fit_forest
@@ -106,7 +105,7 @@ class Candidate:
     @classmethod
     def of(cls, params: M, fit: Callable[[Sample, M, int], Model]) -> "Candidate":
         """A model by its own `fit`."""
-        return cls(params, partial(fit_seeds, fit, params))
+        return cls(params, with_params(fit, params))
 
 
 def strata(task: Task, folds: Folds) -> npt.NDArray[np.intp]:

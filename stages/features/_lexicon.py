@@ -5,6 +5,8 @@ Every pattern takes time linear in the text: none can start at many places and r
 ten times as fast as `re` does.
 """
 
+from re import compile as compile_ascii
+
 import regex as re
 
 
@@ -100,6 +102,7 @@ QUESTION_BACK = re.compile(
 )
 
 CJK = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]")
+ASCII_WORD = compile_ascii(r"\w+(?:'\w+)?")  # here `re` is the faster one
 # km² is one; marks alone, as those behind an emoji, are none
 WORD = re.compile(r"[\p{L}\p{N}_][\w\p{N}]*(?:'[\w\p{N}]+)?")
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")

@@ -54,7 +54,8 @@ class Text:
         self.ascii = np.bincount(np.minimum(codes, 128), minlength=129)  # [128]: all the others
         self.script = self._script(codes)
         spaced = lex.CJK.sub(r" \g<0> ", self.lower) if self.script[CJK] else self.lower
-        self.words: list[str] = lex.WORD.findall(spaced)  # a Chinese or Japanese character is one
+        word = lex.ASCII_WORD if spaced.isascii() else lex.WORD
+        self.words: list[str] = word.findall(spaced)  # a Chinese or Japanese character is one
         self.count = Counter(self.words)
         self.content = Counter(
             {word: n for word, n in self.count.items() if word not in lex.FUNCTION_WORDS}

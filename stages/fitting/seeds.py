@@ -4,7 +4,7 @@ Boosters and networks draw rows, columns and first weights; on two thousand rows
 seed moves the log loss as much as most params do (docs/log.md).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Protocol, TypeVar
@@ -38,6 +38,10 @@ class SeededParams(ModelParams):
 
     seeds: Annotated[int, Field(ge=1)]
 
+    def all_seeds(self, first: int) -> list[int]:
+        """Those of the models, from that of the `first` one on."""
+        return [nth_seed(first, number) for number in range(self.seeds)]
+
 
 @dataclass(frozen=True)
 class Mean:
@@ -56,26 +60,22 @@ class Mean:
             model.save(_stem(stem, number))
 
 
-def fit_seeds(
-    fit: Callable[[Sample, M, int], Model], params: M, sample: Sample, seed: int
-) -> Model:
-    """Fit one model, or the mean of as many as the params' `seeds`."""
-    n = _count(params)
-    if n == 1:
-        return fit(sample, params, seed)
-    return Mean(tuple(fit(sample, params, nth_seed(seed, number)) for number in range(n)))
+def with_params(fit: Callable[[Sample, M, int], Model], params: M) -> Fit:
+    """A model's `fit` with these params."""
+    return lambda sample, seed: fit(sample, params, seed)
+
+
+def mean_of(models: Sequence[Model]) -> Model:
+    """One model stays as it is."""
+    return Mean(tuple(models)) if len(models) > 1 else models[0]
 
 
 def load_seeds(stem: Path, task: Task, params: ModelParams, load: Load) -> Model:
-    """Read what the model of `fit_seeds` wrote."""
-    n = _count(params)
+    """Read what `mean_of` the models of all seeds wrote."""
+    n = params.seeds if isinstance(params, SeededParams) else 1
     if n == 1:
         return load(stem, task)
     return Mean(tuple(load(_stem(stem, number), task) for number in range(n)))
-
-
-def _count(params: ModelParams) -> int:
-    return params.seeds if isinstance(params, SeededParams) else 1
 
 
 def _stem(stem: Path, number: int) -> Path:

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,7 +19,7 @@ from stages.fitting.crossfit import CrossFit, Recipe, crossfits
 from stages.fitting.design import FeatureSets
 from stages.fitting.sample import Sample
 from stages.fitting.search import ModelParams, search
-from stages.fitting.seeds import Model, fit_seeds
+from stages.fitting.seeds import Model, with_params
 
 log = logging.getLogger("verdict")
 
@@ -86,7 +85,7 @@ def train(
 
     def evaluate(tried: Sequence[M]) -> Iterator[float]:
         recipes = [
-            Recipe(each.sources(), partial(fit_seeds, fit, each), each.balance, each.seed)
+            Recipe(each.sources(), with_params(fit, each), each.balance, each.seed)
             for each in tried
         ]
         fits = crossfits(task, stored, features, recipes, spread=spread, processes=processes)

@@ -1,14 +1,14 @@
 """Early stopping that does not look at the fold that is to be predicted."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, TypeVar
 
 from pydantic import Field
 
 from stages.base.params import Params
 from stages.fitting.sample import Sample
+from stages.fitting.seeds import Model, mean_of
 
-T = TypeVar("T")
 R = TypeVar("R")  # a number of rounds, or one for each of several models
 
 
@@ -26,22 +26,22 @@ def fit_rounds(
     sample: Sample,
     stopping: StoppingParams | None,
     rounds: R,
-    seed: int,
-    fit: Callable[[Sample, R, Sample | None], tuple[T, R]],
-) -> T:
-    """Fit with at most `rounds` rounds.
+    seeds: Sequence[int],
+    fit: Callable[[Sample, R, Sample | None, int], tuple[Model, R]],
+) -> Model:
+    """Fit a model a seed with at most `rounds` rounds: their mean.
 
-    With `stopping`, the number of rounds is found on a holdout drawn by group from the sample
-    itself, and the model is then fitted anew on the whole sample with that number.
+    With `stopping`, the first seed's model finds the number of rounds on a holdout drawn by group
+    from the sample itself, and all models are then fitted on the whole sample with that number.
 
     Args:
         sample: What may be trained on.
         stopping: None for a fixed number of rounds.
         rounds: The (largest) number of rounds.
-        seed: Draws the holdout.
-        fit: `(sample, rounds, holdout) -> (model, best number of rounds)`.
+        seeds: The first one draws the holdout too.
+        fit: `(sample, rounds, holdout, seed) -> (model, best number of rounds)`.
     """
     if stopping is not None:
-        fitted, held = next(sample.splits(stopping.holdout_parts, seed))
-        _, rounds = fit(sample.take(fitted), rounds, sample.take(held))
-    return fit(sample, rounds, None)[0]
+        fitted, held = next(sample.splits(stopping.holdout_parts, seeds[0]))
+        _, rounds = fit(sample.take(fitted), rounds, sample.take(held), seeds[0])
+    return mean_of([fit(sample, rounds, None, seed)[0] for seed in seeds])

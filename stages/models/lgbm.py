@@ -24,7 +24,7 @@ from stages.base.params import read_params
 from stages.base.tasks import Floats, Matrix, Task
 from stages.fitting.design import SourceParams
 from stages.fitting.sample import Sample
-from stages.fitting.seeds import SeededParams
+from stages.fitting.seeds import Model, SeededParams
 from stages.fitting.train import train
 from stages.models._distributed import Workers, grow_together
 from stages.models._stopping import StoppingParams, fit_rounds
@@ -61,7 +61,7 @@ class LgbmParams(SeededParams):
         )
         fixed = {
             "bagging_freq": 1, "seed": seed, "verbosity": -1, "num_threads": 1,
-            "deterministic": True, "force_row_wise": True,
+            "deterministic": True, "force_row_wise": True, "data_random_seed": self.seed,
         }  # fmt: skip
         return {**self.model_dump(exclude=own), **objective, **fixed}
 
@@ -90,28 +90,33 @@ class Lgbm:
         return cls(tuple(lightgbm.Booster(model_file=path) for path in paths))
 
 
+Fitted: TypeAlias = tuple[Lgbm, Rounds]
+
+
 def _paths(stem: Path, n: int) -> list[str]:
     return [f"{stem}.{number}.txt" for number in range(n)] if n > 1 else [f"{stem}.txt"]
 
 
-def fit(sample: Sample, params: LgbmParams, seed: int) -> Lgbm:
+def fit(sample: Sample, params: LgbmParams, seed: int) -> Model:
     """Fit, with early stopping where the params ask for it."""
     import lightgbm
 
-    settings = params.booster(sample.task, seed)
+    def bins(part: Sample) -> Any:
+        return lightgbm.Dataset(part.X, weight=part.weight)
 
-    def grow(part: Sample, rounds: Rounds, holdout: Sample | None) -> tuple[Lgbm, Rounds]:
+    def grow(part: Sample, rounds: Rounds, holdout: Sample | None, seed: int) -> Fitted:
         if params.workers == 1:
-            return grow_share(part, rounds, holdout, {})
+            return boost(whole if part is sample else bins(part), part, rounds, holdout, seed, {})
         return grow_together(
-            "lightgbm", lambda share, held, network: grow_share(share, rounds, held, network),
+            "lightgbm",
+            lambda share, held, network: boost(bins(share), share, rounds, held, seed, network),
             part, holdout, params.workers,
         )  # fmt: skip
 
-    def grow_share(
-        part: Sample, rounds: Rounds, holdout: Sample | None, network: dict[str, Any]
-    ) -> tuple[Lgbm, Rounds]:
-        data = lightgbm.Dataset(part.X, weight=part.weight)  # its bins serve all boosters
+    def boost(
+        data: Any, part: Sample, rounds: Rounds, holdout: Sample | None, seed: int,
+        network: dict[str, Any],
+    ) -> Fitted:  # fmt: skip
         labels = [(data, _labels(part))]
         watch: dict[str, Any] = {}
         if holdout is not None and params.stopping is not None:
@@ -120,16 +125,18 @@ def fit(sample: Sample, params: LgbmParams, seed: int) -> Lgbm:
             stop = lightgbm.early_stopping(params.stopping.patience, verbose=False)
             watch = {"valid_sets": [held], "callbacks": [stop]}
         boosters = []
+        settings = params.booster(part.task, seed) | network
         for number, most in enumerate(rounds):
             for dataset, own in labels:
                 dataset.set_label(own[number])
-            boosters.append(lightgbm.train(settings | network, data, most, **watch))
+            boosters.append(lightgbm.train(settings, data, most, **watch))
         best = tuple(booster.best_iteration for booster in boosters) if watch else rounds
         return Lgbm(tuple(boosters)), best
 
     sample = sample.both_orders()
+    whole = bins(sample)  # filled once, they serve all boosters and all seeds
     rounds = (params.rounds,) * len(_labels(sample))
-    return fit_rounds(sample, params.stopping, rounds, seed, grow)
+    return fit_rounds(sample, params.stopping, rounds, params.all_seeds(seed), grow)
 
 
 def _labels(sample: Sample) -> npt.NDArray[Any]:

@@ -26,7 +26,7 @@ from stages.base.params import read_params
 from stages.base.tasks import Floats, Matrix, Task
 from stages.fitting.design import SourceParams
 from stages.fitting.sample import Sample
-from stages.fitting.seeds import SeededParams
+from stages.fitting.seeds import Model, SeededParams
 from stages.fitting.train import train
 from stages.models._stopping import StoppingParams, fit_rounds
 
@@ -105,13 +105,14 @@ class Mlp:
         return cls(task.exclusive, layers)
 
 
-def fit(sample: Sample, params: MlpParams, seed: int) -> Mlp:
+def fit(sample: Sample, params: MlpParams, seed: int) -> Model:
     """Fit, with early stopping where the params ask for it."""
 
-    def descend(part: Sample, rounds: int, holdout: Sample | None) -> tuple[Mlp, int]:
+    def descend(part: Sample, rounds: int, holdout: Sample | None, seed: int) -> tuple[Mlp, int]:
         return _descend(part, rounds, holdout, params, seed)
 
-    return fit_rounds(sample.both_orders(), params.stopping, params.rounds, seed, descend)
+    seeds = params.all_seeds(seed)
+    return fit_rounds(sample.both_orders(), params.stopping, params.rounds, seeds, descend)
 
 
 def _descend(

@@ -23,7 +23,7 @@ from stages.base.params import read_params
 from stages.base.tasks import Floats, Matrix, Task
 from stages.fitting.design import SourceParams
 from stages.fitting.sample import Sample
-from stages.fitting.seeds import SeededParams
+from stages.fitting.seeds import Model, SeededParams
 from stages.fitting.train import train
 from stages.models._distributed import Workers, grow_together
 from stages.models._stopping import StoppingParams, fit_rounds
@@ -90,21 +90,19 @@ class Xgb:
         return cls(xgboost.Booster({"nthread": 1}, model_file=f"{stem}.ubj"), len(task.classes))
 
 
-def fit(sample: Sample, params: XgbParams, seed: int) -> Xgb:
+def fit(sample: Sample, params: XgbParams, seed: int) -> Model:
     """Fit, with early stopping where the params ask for it."""
     import xgboost
 
-    settings = params.booster(sample.task, seed)
-
-    def grow(part: Sample, rounds: int, holdout: Sample | None) -> tuple[Xgb, int]:
+    def grow(part: Sample, rounds: int, holdout: Sample | None, seed: int) -> tuple[Xgb, int]:
         if params.workers == 1:
-            return grow_share(part, rounds, holdout)
+            return grow_share(part, rounds, holdout, seed)
         return grow_together(
-            "xgboost", lambda share, held, _: grow_share(share, rounds, held),
+            "xgboost", lambda share, held, _: grow_share(share, rounds, held, seed),
             part, holdout, params.workers,
         )  # fmt: skip
 
-    def grow_share(part: Sample, rounds: int, holdout: Sample | None) -> tuple[Xgb, int]:
+    def grow_share(part: Sample, rounds: int, holdout: Sample | None, seed: int) -> tuple[Xgb, int]:
         data = xgboost.QuantileDMatrix(
             part.X, part.y, weight=part.weight, max_bin=params.max_bin, nthread=1
         )
@@ -119,10 +117,11 @@ def fit(sample: Sample, params: XgbParams, seed: int) -> Xgb:
                 "early_stopping_rounds": params.stopping.patience,
                 "verbose_eval": False,
             }
-        booster = xgboost.train(settings, data, rounds, **watch)
-        return Xgb(booster, sample.n_classes), booster.best_iteration + 1 if watch else rounds
+        booster = xgboost.train(params.booster(part.task, seed), data, rounds, **watch)
+        return Xgb(booster, part.n_classes), booster.best_iteration + 1 if watch else rounds
 
-    return fit_rounds(sample.both_orders(), params.stopping, params.rounds, seed, grow)
+    seeds = params.all_seeds(seed)
+    return fit_rounds(sample.both_orders(), params.stopping, params.rounds, seeds, grow)
 
 
 def main(

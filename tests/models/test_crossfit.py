@@ -54,11 +54,11 @@ def test_holdout_of_early_stopping_never_contains_the_held_fold(task, folds, set
     held = []
 
     def fit(sample, seed):
-        def notes(part, rounds, holdout):
+        def notes(part, rounds, holdout, seed):
             held.append(set(part.group) | set(holdout.group if holdout else []))
             return Constant(part), rounds
 
-        return fit_rounds(sample, StoppingParams(patience=1, holdout_parts=3), 5, seed, notes)
+        return fit_rounds(sample, StoppingParams(patience=1, holdout_parts=3), 5, [seed], notes)
 
     fitted = run(task, folds, sets, fit)
     assert len(held) == 6

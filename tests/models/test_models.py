@@ -215,11 +215,10 @@ def test_logistic_regression_is_that_of_scikit_learn_on_both_orders(sample, C):
 
 
 @pytest.mark.parametrize("C", [0.01, 1.0])
-def test_machines_of_a_pair_are_those_of_scikit_learn_on_both_orders(sample, C, monkeypatch):
-    monkeypatch.setattr(svm, "SLOPE", 1e-8)
+def test_machines_of_a_pair_are_those_of_scikit_learn_on_both_orders(sample, C):
     weighted = replace(sample, weight=np.linspace(0.5, 2, len(sample.y)))
     rows = np.flatnonzero(np.arange(len(sample.y)) % 5)
-    coef, intercept = svm._machines(weighted, rows, make_params("svm", C=C), 0)
+    coef, intercept = svm._machines(weighted, rows, make_params("svm", C=C), 0, 1e-8)
     both = weighted.take(rows).both_orders()
     X = both.X.astype(np.float64)
     oracle = LinearSVC(C=C, dual=False, tol=1e-10, max_iter=10_000).fit(X, both.y, both.weight)
@@ -228,13 +227,12 @@ def test_machines_of_a_pair_are_those_of_scikit_learn_on_both_orders(sample, C, 
 
 
 def test_machines_that_begin_with_similar_ones_end_the_same_in_fewer_steps(sample, monkeypatch):
-    monkeypatch.setattr(svm, "SLOPE", 1e-8)
     dot, calls = svm.OddEven.dot, []
     monkeypatch.setattr(svm.OddEven, "dot", lambda X, coef: calls.append(1) or dot(X, coef))
     rows, found, steps = np.arange(len(sample.y)), [], []
     for similar in ((), [(np.ones((3, sample.X.shape[1])), np.zeros(3))], found):
         calls.clear()
-        found.append(svm._machines(sample, rows, make_params("svm"), 0, similar[:1]))
+        found.append(svm._machines(sample, rows, make_params("svm"), 0, 1e-8, similar[:1]))
         steps.append(len(calls))
     for coef, intercept in found:
         np.testing.assert_allclose(coef, found[0][0], atol=1e-4)
@@ -269,8 +267,9 @@ def test_order_of_the_rows_does_not_matter_to_convex_models(sample):
 def test_svm_calibrates_on_margins_of_rows_that_its_machine_did_not_see(sample, monkeypatch):
     machines, seen = [], []
 
-    def machine(part, rows, params, seed, similar):
+    def machine(part, rows, params, seed, slope, similar):
         assert len(similar) == len(machines)
+        assert slope == (svm.SLOPE if len(rows) == len(part.y) else svm.SLOPE_INSIDE)
         machines.append(set(part.group[rows].tolist()))
         return np.zeros((3, part.X.shape[1])), np.full(3, float(len(machines)))
 

@@ -1,15 +1,13 @@
 """The mean over seeds, with models that only know theirs."""
 
 import json
-from functools import partial
 
 import numpy as np
 import pytest
 
 from stages.fitting.crossfit import FoldModels, crossfit
 from stages.fitting.design import SourceParams
-from stages.fitting.search import ModelParams
-from stages.fitting.seeds import SeededParams, fit_seeds
+from stages.fitting.seeds import SeededParams, mean_of, with_params
 
 
 class Drawn:
@@ -41,11 +39,11 @@ def make_params(seeds):
 
 
 def fit(sample, params, seed):
-    return Drawn(seed)
+    return mean_of([Drawn(seed) for seed in params.all_seeds(seed)])
 
 
 def test_probabilities_are_the_mean_over_seeds_that_no_two_folds_share():
-    folds = [fit_seeds(fit, make_params(4), None, seed) for seed in range(5)]
+    folds = [fit(None, make_params(4), seed) for seed in range(5)]
     seeds = [model.seed for fold in folds for model in fold.models]
     assert len(set(seeds)) == 20
     X = np.zeros((2, 1))
@@ -53,18 +51,15 @@ def test_probabilities_are_the_mean_over_seeds_that_no_two_folds_share():
     np.testing.assert_allclose(folds[1].predict(X), expected)
 
 
-@pytest.mark.parametrize(
-    "params", [make_params(1), ModelParams(balance="none", seed=3, search=None, embed=None)]
-)
-def test_one_model_stays_as_it_is(params):
-    assert fit_seeds(fit, params, None, 3).seed == 3
+def test_one_model_stays_as_it_is():
+    assert fit(None, make_params(1), 3).seed == 3
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_models_of_all_seeds_are_read_back(task, folds, sets, tmp_path, seeds):
     params = make_params(seeds)
     found = crossfit(
-        task, folds, sets, params.sources(), partial(fit_seeds, fit, params), balance="none", seed=3
+        task, folds, sets, params.sources(), with_params(fit, params), balance="none", seed=3
     )
     found.save(tmp_path / "model", params)
     read = FoldModels.load(tmp_path / "model", task, Section, Drawn.load)

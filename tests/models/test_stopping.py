@@ -16,8 +16,8 @@ def sample(task):
 
 
 def spy(calls, best=7):
-    def fit(part, rounds, holdout):
-        calls.append((part, rounds, holdout))
+    def fit(part, rounds, holdout, seed):
+        calls.append((part, rounds, holdout, seed))
         return len(calls), best
 
     return fit
@@ -25,25 +25,33 @@ def spy(calls, best=7):
 
 def test_holdout_shares_no_group_with_the_fitted_part(sample):
     calls = []
-    assert fit_rounds(sample, STOPPING, 50, 3, spy(calls)) == 2
-    (part, rounds, holdout), (whole, best, none) = calls
+    assert fit_rounds(sample, STOPPING, 50, [3], spy(calls)) == 2
+    (part, rounds, holdout, _), whole = calls
     assert rounds == 50
     assert not set(part.group) & set(holdout.group)
     assert len(part.y) + len(holdout.y) == len(sample.y)
     assert len(set(holdout.group)) == 3  # a fourth of 12 groups
-    assert (whole, best, none) == (sample, 7, None)  # fitted anew on all, with the rounds found
+    assert whole == (sample, 7, None, 3)  # fitted anew on all, with the rounds found
+
+
+def test_models_of_all_seeds_get_the_rounds_that_the_first_one_found(sample):
+    calls = []
+    mean = fit_rounds(sample, STOPPING, 50, [3, 4, 5], spy(calls))
+    assert [call[3] for call in calls] == [3, 3, 4, 5]
+    assert calls[1:] == [(sample, 7, None, seed) for seed in (3, 4, 5)]
+    assert mean.models == (2, 3, 4)
 
 
 def test_without_stopping_the_rounds_are_those_given(sample):
     calls = []
-    fit_rounds(sample, None, 50, 3, spy(calls))
-    assert calls == [(sample, 50, None)]
+    fit_rounds(sample, None, 50, [3], spy(calls))
+    assert calls == [(sample, 50, None, 3)]
 
 
 def test_seed_draws_the_holdout(sample):
     def held(seed):
         calls = []
-        fit_rounds(sample, STOPPING, 50, seed, spy(calls))
+        fit_rounds(sample, STOPPING, 50, [seed], spy(calls))
         return sorted(set(calls[0][2].group.tolist()))
 
     assert held(0) == held(0)

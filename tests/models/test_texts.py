@@ -1,7 +1,6 @@
 """Every model on texts: with one class a row, with two classes only, and with several a row."""
 
 import json
-from functools import partial
 from resource import RUSAGE_CHILDREN, getrusage
 
 import numpy as np
@@ -16,7 +15,7 @@ from stages.base.tasks import Block, Design, MultiLabel, SingleLabel
 from stages.fitting import crossfit as module
 from stages.fitting.crossfit import Recipe, crossfit, crossfits
 from stages.fitting.sample import make_sample
-from stages.fitting.seeds import fit_seeds
+from stages.fitting.seeds import with_params
 from stages.models import forest, lgbm, logreg, mlp, svm, xgb
 from stages.models._linear import fit_linear, log_count_ratios
 
@@ -152,7 +151,7 @@ def test_folds_of_svm_in_processes_are_those_of_threads(hidden, sets, monkeypatc
     monkeypatch.setenv("VERDICT_WORKERS", "2")
     params = make_params("svm", balance="weights")
     task = TASKS["one of three"]
-    recipe = Recipe(params.sources(), partial(fit_seeds, svm.fit, params), "weights", 0)
+    recipe = Recipe(params.sources(), with_params(svm.fit, params), "weights", 0)
 
     def found():
         (fitted,) = crossfits(task, make_folds(task, hidden), sets, [recipe], processes=True)
