@@ -21,11 +21,12 @@ endef
 export SHOW_RESULTS
 
 repro: $(INSTALLED)
-	$(BIN)/python -m dvc repro
+	$(BIN)/python -m stages.build
 	@$(BIN)/python -c "$$SHOW_RESULTS"
 
+# Two processes share the cores: threads that spin while they wait would take them from each other.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check

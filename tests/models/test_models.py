@@ -14,6 +14,7 @@ from sklearn.svm import LinearSVC
 
 from stages.base.blocks import write_blocks
 from stages.base.errors import InputError
+from stages.base.seeds import nth_seed
 from stages.base.tables import read_table, write_json, write_table
 from stages.base.tasks import Design, Preference
 from stages.fitting.crossfit import crossfit
@@ -212,6 +213,13 @@ def test_logistic_regression_is_that_of_scikit_learn_on_both_orders(sample, C):
     np.testing.assert_allclose(
         model.predict(both.X), oracle.predict_proba(both.X.astype(np.float64)), atol=1e-5
     )
+
+
+def test_seeds_share_their_bins_and_nothing_else(sample):
+    several = lgbm.fit(sample, make_params("lgbm", seeds=3), 0)
+    for number, model in enumerate(several.models):
+        alone = lgbm.fit(sample, make_params("lgbm"), nth_seed(0, number))
+        np.testing.assert_array_equal(model.predict(sample.X), alone.predict(sample.X))
 
 
 @pytest.mark.parametrize("C", [0.01, 1.0])
