@@ -13,6 +13,12 @@ from tests.trained import BACKBONE, load_tiny, train
 
 N_GROUPS, N_TEST = 36, 9
 N_WORDS, N_CHARACTERS = 12, 8
+LONGEST = ("test_repro.py", "test_cluster.py")  # a third and a fourth of the time of all tests
+
+
+def pytest_collection_modifyitems(items):
+    """The files that take longest come first, so that no worker is left alone with one."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(autouse=True)

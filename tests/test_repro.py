@@ -247,7 +247,7 @@ def test_change_of_the_svm_reruns_its_followers_only(project: Project) -> None:
         file.write("# the same model, other bytes in its module\n")
     # leaderboard, cascade and report show the cost
     assert set(project.repro()) == {"svm@demo", "leaderboard", "cascade@demo", "report@demo"}
-    project.edit("stages/models/svm.py", "params.C, similar)", "100 * params.C, similar)")
+    project.edit("stages/models/svm.py", "params.C, slope,", "100 * params.C, slope,")
     stages = project.repro()
     assert sorted(stages) == sorted(followers("svm"))
 
