@@ -30,6 +30,34 @@ def test_chains_are_counted_to_their_longest_end():
     assert build.chain_lengths(needs) == expected
 
 
+class OneByOne:
+    """Stands for a process that runs what it is given at once."""
+
+    def __init__(self):
+        self.idle, self.busy, self.started = [0], {}, []
+
+    def start(self, stage):
+        self.busy[self.idle.pop()] = stage
+        self.started.append(stage)
+
+    def finished(self):
+        self.idle = list(self.busy)
+        yield from [(self.busy.pop(number), 0) for number in self.idle]
+
+
+def test_longest_chain_comes_first_then_the_largest_inputs(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "large").write_bytes(b"12345")
+    (tmp_path / "small").write_bytes(b"1234")
+    needs = {"a": set(), "small": set(), "large": set(), "begin": set(), "end": {"begin"}}
+    inputs = dict.fromkeys(needs, [tmp_path / "missing"]) | {
+        "small": [tmp_path / "small"], "large": [tmp_path / "missing", tmp_path / "folder"],
+    }  # fmt: skip
+    process = OneByOne()
+    assert build.build(build.Pipeline(needs, inputs, set(needs)), process) == []
+    assert process.started == ["begin", "large", "small", "a", "end"]
+
+
 @pytest.fixture
 def project(tmp_path):
     """`one` feeds `left`, `right` and `bad`, of which `end` and `after` take their files."""

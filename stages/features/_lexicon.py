@@ -5,9 +5,9 @@ Every pattern takes time linear in the text: none can start at many places and r
 ten times as fast as `re` does.
 """
 
-from re import compile as compile_ascii
+import re
 
-import regex as re
+import regex
 
 
 def _words(text: str) -> frozenset[str]:
@@ -66,7 +66,7 @@ NEGATIVE = _words(
     """
 )
 
-REFUSAL = re.compile(
+REFUSAL = regex.compile(
     r"""\b(?:
         i(?:\ am|'m)\ (?:sorry|afraid|unable|not\ able)
       | i\ (?:cannot|can't|can\ not|won't|do\ not|don't)\ (?:
@@ -79,18 +79,18 @@ REFUSAL = re.compile(
       | lo\ siento | je\ suis\ désolé | es\ tut\ mir\ leid | entschuldigung | desculpe
       | mi\ dispiace | к\ сожалению | извините
     ) | 抱歉 | 对不起 | 很遗憾 | 申し訳""",
-    re.VERBOSE,
+    regex.VERBOSE,
 )
-DISCLAIMER = re.compile(
+DISCLAIMER = regex.compile(
     r"""\b(?:
         as\ an?\ (?:ai|artificial|large\ language|language\ model|assistant|machine)
       | i(?:\ am|'m)\ (?:an?\ |just\ an?\ )?(?:ai|artificial|large\ language|language\ model)\b
       | als\ ki\b | como\ (?:una?\ )?(?:ia\b|modelo\ de\ l) | en\ tant\ qu'ia
     ) | 作为.{0,6}(?:人工智能|ai|语言模型|助手)""",
-    re.VERBOSE,
+    regex.VERBOSE,
 )
-APOLOGY = re.compile(r"\b(?:apologi[sz]e|apologies|sorry)\b")
-QUESTION_BACK = re.compile(
+APOLOGY = regex.compile(r"\b(?:apologi[sz]e|apologies|sorry)\b")
+QUESTION_BACK = regex.compile(
     r"""\b(?:
         could\ you\ (?:please\ )?(?:provide|clarify|tell|share|specify)
       | can\ you\ (?:provide|clarify|tell|share|please)
@@ -98,18 +98,18 @@ QUESTION_BACK = re.compile(
       | more\ (?:information|context|details|specific)
       | what\ (?:would\ you|do\ you|kind\ of) | not\ sure\ (?:what|i\b)
     )""",
-    re.VERBOSE,
+    regex.VERBOSE,
 )
 
-CJK = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]")
-ASCII_WORD = compile_ascii(r"\w+(?:'\w+)?")  # here `re` is the faster one
+CJK = regex.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]")
+ASCII_WORD = re.compile(r"\w+(?:'\w+)?")  # here `re` is the faster one
 # km² is one; marks alone, as those behind an emoji, are none
-WORD = re.compile(r"[\p{L}\p{N}_][\w\p{N}]*(?:'[\w\p{N}]+)?")
-NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
-SENTENCE_END = re.compile(r"[.!?…](?=[\s\"'”’)*]|$)|[。！？]|\n+")
-CAPITALISED = re.compile(r"\b[A-Z][a-z]+")
-CONTRACTION = re.compile(r"\w'(?:t|s|re|ll|ve|m|d)\b")
-NUMBERED = re.compile(r"^[ \t]{0,12}(?:\d{1,3}[.)、]|[a-z][.)])[ \t]?", re.MULTILINE)
-BULLET = re.compile(r"^[ \t]{0,12}[-*•+–][ \t]", re.MULTILINE)
-HEADER = re.compile(r"^[ \t]{0,3}#{1,6}[ \t]", re.MULTILINE)
-VOWELS = re.compile(r"[aeiouy]+")
+WORD = regex.compile(r"[\p{L}\p{N}_][\w\p{N}]*(?:'[\w\p{N}]+)?")
+NUMBER = regex.compile(r"\d+(?:[.,]\d+)*")
+SENTENCE_END = regex.compile(r"[.!?…](?=[\s\"'”’)*]|$)|[。！？]|\n+")
+CAPITALISED = regex.compile(r"\b[A-Z][a-z]+")
+CONTRACTION = regex.compile(r"\w'(?:t|s|re|ll|ve|m|d)\b")
+NUMBERED = regex.compile(r"^[ \t]{0,12}(?:\d{1,3}[.)、]|[a-z][.)])[ \t]?", regex.MULTILINE)
+BULLET = regex.compile(r"^[ \t]{0,12}[-*•+–][ \t]", regex.MULTILINE)
+HEADER = regex.compile(r"^[ \t]{0,3}#{1,6}[ \t]", regex.MULTILINE)
+VOWELS = regex.compile(r"[aeiouy]+")
