@@ -50,7 +50,7 @@ def test_longest_chain_comes_first_then_the_largest_inputs(tmp_path):
     (tmp_path / "folder" / "large").write_bytes(b"12345")
     (tmp_path / "small").write_bytes(b"1234")
     needs = {"a": set(), "small": set(), "large": set(), "begin": set(), "end": {"begin"}}
-    inputs = dict.fromkeys(needs, [tmp_path / "missing"]) | {
+    inputs = {name: [tmp_path / "missing"] for name in needs} | {
         "small": [tmp_path / "small"], "large": [tmp_path / "missing", tmp_path / "folder"],
     }  # fmt: skip
     process = OneByOne()
