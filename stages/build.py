@@ -5,7 +5,7 @@ in one of `jobs` processes, started when all stages that it depends on are done.
 the one with the longest chain of followers comes first, then the one with the largest inputs: what
 takes long should not be the last. What DVC finds unchanged is not started. When a stage fails, what
 depends on it is left out, the others end, and the exit status is 1. Ctrl-C stops all. Each stage
-may take all cores, as in `dvc repro`: some do little on the second one.
+may take all cores, as in `dvc repro`, since some leave the others idle.
 
     python -m stages.build --jobs 2 ensemble@demo
 """
@@ -16,7 +16,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from graphlib import TopologicalSorter
 from multiprocessing.connection import Connection, wait
@@ -27,6 +27,7 @@ from typing import Annotated, Any, NamedTuple
 import cyclopts
 
 from stages.base.cli import run
+from stages.base.cost import size_on_disk
 from stages.base.errors import InputError
 
 log = logging.getLogger("verdict")
@@ -81,12 +82,6 @@ def chain_lengths(needs: Mapping[str, set[str]]) -> dict[str, int]:
         for need in needs[name]:
             lengths[need] = max(lengths[need], lengths[name] + 1)
     return lengths
-
-
-def n_bytes(paths: Iterable[Path]) -> int:
-    """The size of files, and of all files in folders; 0 of what is not there."""
-    files = (file for path in paths for file in (path.rglob("*") if path.is_dir() else [path]))
-    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 class Workers:
@@ -181,7 +176,7 @@ def build(pipeline: Pipeline, workers: Workers) -> list[str]:
                     log.error("%s: left out, since what it depends on failed", name)
                     failed.append(name)
                 elif name in pipeline.stale or needs[name] & ran:
-                    size = n_bytes(pipeline.inputs[name])
+                    size = sum(map(size_on_disk, filter(Path.exists, pipeline.inputs[name])))
                     heapq.heappush(waiting, (-rank[name], -size, name))
                     continue
                 sorter.done(name)

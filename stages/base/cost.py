@@ -11,6 +11,12 @@ from pathlib import Path
 from stages.base.tables import write_json
 
 
+def size_on_disk(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files)
+
+
 class Cost:
     """Starts with the stage; `write` ends it."""
 
@@ -26,9 +32,6 @@ class Cost:
         usage = [
             resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
         ]
-        files = (
-            [file for file in fitted.rglob("*") if file.is_file()] if fitted.is_dir() else [fitted]
-        )
         unit = (
             1 if sys.platform == "darwin" else 1024
         )  # ru_maxrss is in bytes on macOS, in KiB elsewhere
@@ -36,7 +39,7 @@ class Cost:
             "wall_seconds": round(time.perf_counter() - self._started, 3),
             "cpu_seconds": round(sum(u.ru_utime + u.ru_stime for u in usage), 3),
             "peak_memory_mb": round(max(u.ru_maxrss for u in usage) * unit / 2**20, 1),
-            "fitted_size_mb": round(sum(file.stat().st_size for file in files) / 2**20, 3),
+            "fitted_size_mb": round(size_on_disk(fitted) / 2**20, 3),
             "predict_ms_per_row": round(predict_ms_per_row, 4),
         }
         write_json(spent, path)

@@ -33,7 +33,7 @@ def fit_rounds(
 
     With `stopping`, the number of rounds is found on a holdout drawn by group from the sample
     itself, and the model is then fitted anew on the whole sample with that number. Each seed draws
-    its own: one number for all cost .001 on arena and .004 on pairs.
+    its own: one number for all cost mlp .002 on arena and .004 on pairs.
 
     Args:
         sample: What may be trained on.
