@@ -33,6 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 STORE = 80_000_000  # bytes of a node's object store: the least that Ray takes is 75 MB
 COST = "metrics/cost"
+LIMIT = 600  # seconds for a command: Ray Train alone takes 20 to 60 to start
 
 
 class Cluster:
@@ -122,7 +123,7 @@ def start(words, folder, address, **more):
 
 def run(words, folder, address, status=0):
     with start(words, folder, address) as process:
-        output, _ = process.communicate(timeout=300)
+        output, _ = process.communicate(timeout=LIMIT)
     assert process.returncode == status, output
     return output
 
@@ -219,13 +220,13 @@ def test_fine_tuning_gives_what_torchrun_gives_though_a_process_is_killed(nodes,
     words = [word.replace("${item.backbone}", BACKBONE) for word in command("finetune")]
     cpu = {"ACCELERATE_USE_CPU": "true", "VERDICT_WORKERS": "2"}  # of torchrun's two processes
     with start(words, alone, "", VERDICT_LAUNCH="--nproc_per_node 2", **cpu) as process:
-        assert process.wait(300) == 0, process.stdout.read()
+        assert process.wait(LIMIT) == 0, process.stdout.read()
     with start(words, there, nodes.address, **cpu) as process:
         while not list(there.glob("scratch/finetune/demo-*/*")):
             time.sleep(0.01)
             assert process.poll() is None, process.stdout.read()
         nodes.working("RayTrainWorker")[0].kill()
-        output, _ = process.communicate(timeout=300)
+        output, _ = process.communicate(timeout=LIMIT)
     assert process.returncode == 0, output
     assert [name for name in different(alone, there) if not name.startswith(COST)] == []
 
@@ -251,7 +252,7 @@ for module, kind, stopping, name in (
     (lgbm, lgbm.LgbmParams, StoppingParams(patience=2, holdout_parts=3), "lgbm"),
 ):
     params = read_params(kind, "demo", name).model_copy(
-        update={"workers": int(sys.argv[1]), "rounds": 8, "stopping": stopping,
+        update={"workers": int(sys.argv[1]), "seeds": 1, "rounds": 8, "stopping": stopping,
                 "learning_rate": 0.5, "min_child_weight": 1.0, "min_data_in_leaf": 3,
                 "extra_trees": False}
     )
