@@ -14,7 +14,9 @@ import numpy.typing as npt
 import pandas as pd
 from ruamel.yaml import YAML
 
+from stages._comparisons import put_into_words
 from stages._members import Member, Sets, load_member, sets_of
+from stages.augment import AugmentParams
 from stages.base import parallel
 from stages.base.blocks import column_blocks
 from stages.base.errors import InputError
@@ -131,6 +133,7 @@ class Pipeline:
     """All that turns texts into the ensemble's probabilities, or those of a cascade."""
 
     task: Task
+    comparisons: bool
     features: Features | None
     members: Mapping[str, Member]
     blend: Blend
@@ -145,6 +148,7 @@ class Pipeline:
 
     def by_member(self, texts: pd.DataFrame) -> dict[str, Floats]:
         """The probabilities of each member, `(n_rows, n_classes)`."""
+        texts = self._worded(texts)
         sets = self.features(texts) if self.features else {}
         return {name: member.predict(texts, sets) for name, member in self.members.items()}
 
@@ -152,11 +156,15 @@ class Pipeline:
         """The probabilities of the ensemble, or of the cascade, `(n_rows, n_classes)`."""
         if self.cheap is None:
             return self.blend(np.stack(list(self.by_member(texts).values())))
-        values, unsure = self.cheap(self.task, texts)
+        values, unsure = self.cheap(self.task, self._worded(texts))
         if unsure.any():
             rest = self.by_member(texts[unsure])
             values[unsure] = self.blend(np.stack(list(rest.values())))
         return values
+
+    def _worded(self, texts: pd.DataFrame) -> pd.DataFrame:
+        """The texts as the stage `augment` hands them on."""
+        return put_into_words(texts, self.task.text_columns) if self.comparisons else texts
 
     def predict(self, texts: pd.DataFrame) -> pd.DataFrame:
         """Probabilities `p_<class>` of rows, and their labels where the dataset submits labels.
@@ -182,12 +190,14 @@ class Pipeline:
         Raises:
             InputError: It is not trained, or not with the params that stand there now.
         """
+        augment = read_params(AugmentParams, dataset, "augment", root / FOLDER)
         clean = read_params(CleanParams, dataset, "clean", root / FOLDER)
         ngrams = read_params(TfidfParams, dataset, "tfidf", root / FOLDER)
         embed = read_params(EmbedParams, dataset, "embed", root / FOLDER)
         submit = read_params(SubmitParams, dataset, "submit", root / FOLDER)
         require_files(dataset, root)
-        require_built(dataset, root, {"clean": clean, "tfidf": ngrams, "embed": embed})
+        read = {"augment": augment, "clean": clean, "tfidf": ngrams, "embed": embed}
+        require_built(dataset, root, read)
         places = Places(dataset)
         task = read_task(root / places.labels)
         names, blend = load_blend(root / places.weights, task)
@@ -208,6 +218,7 @@ class Pipeline:
             cheap = Cheap(features([name]), member, threshold)
         return cls(
             task,
+            augment.comparisons,
             features(names),
             {name: load_member(root / places.models / name, task) for name in names},
             blend,

@@ -1,9 +1,10 @@
 r"""Level the classes of the train part with varied copies of the rows of rarer ones.
 
-In: rows and folds. Out: both again, with the copies behind them. A copy is of the part `augmented`
-and has the fold and the group of its source, so that it is trained on where its source is, and
-never else; it is neither predicted nor judged. Classes are counted within each fold, so that no
-fold knows of another.
+In: rows and folds. Out: both again, with the copies behind them. On request the texts of all rows
+say before what the amounts did that they compare (`_comparisons.py`; `predict` does so too). A copy
+is of the part `augmented` and has the fold and the group of its source, so that it is trained on
+where its source is, and never else; it is neither predicted nor judged. Classes are counted within
+each fold, so that no fold knows of another.
 
 A copy differs from its source by one of the operations of EDA (Wei and Zou 2019), drawn at random:
 words replaced by a WordNet synonym, pairs of words swapped, words deleted. A row of several labels
@@ -28,6 +29,7 @@ import pandas as pd
 from pydantic import Field, model_validator
 from tqdm import tqdm
 
+from stages._comparisons import put_into_words
 from stages._nltk import GET_WORDNET, from_nltk_data
 from stages.base.cli import run
 from stages.base.folds import AUGMENTED, read_folds
@@ -62,10 +64,12 @@ class VariationParams(Params):
 class AugmentParams(Params):
     """Section `augment`; `variation: null` makes no copies.
 
-    Each class is filled up to the share `level` of the most frequent class of its fold, with at
-    most `copies` copies of a row.
+    `comparisons` says in a word what the amounts did that an English text compares. Each class is
+    filled up to the share `level` of the most frequent class of its fold, with at most `copies`
+    copies of a row.
     """
 
+    comparisons: bool
     variation: VariationParams | None
     level: Annotated[float, Field(gt=0, le=1)]
     copies: Annotated[int, Field(ge=1)]
@@ -228,6 +232,8 @@ def main(
     stored = read_folds(folds, task)
     fold_table = read_table(folds)
     table = by_id(read_table(rows), fold_table[ID], rows)
+    if params.comparisons:
+        table = put_into_words(table, task.text_columns)
     if params.variation is not None:
         held = [stored.held(fold) for fold in stored.numbers]
         drawn = np.concatenate([own[sources(stored.targets[own], params)] for own in held])

@@ -20,7 +20,13 @@ EVERY = augment.VariationParams(synonyms=0, swaps=0.2, deletions=0.2)
 
 
 def make_params(**changes):
-    values = {"variation": None, "level": 1.0, "copies": 100, "seed": 0} | changes
+    values = {
+        "comparisons": False,
+        "variation": None,
+        "level": 1.0,
+        "copies": 100,
+        "seed": 0,
+    } | changes
     return augment.AugmentParams(**values)
 
 
@@ -184,6 +190,15 @@ def test_copies_of_a_fold_do_not_depend_on_other_folds(inputs):
     _, after = run_stage(inputs, params)
     own = [table.loc[table["fold"] != 1, "id"].tolist() for table in (before, after)]
     assert own[0] == own[1]
+
+
+def test_texts_of_all_rows_say_what_they_compare_and_their_copies_too(inputs):
+    frame = pd.read_parquet(inputs / "rows.parquet")
+    write_table(frame.assign(text="5 % against 4 %"), inputs / "rows.parquet")
+    rows, _ = run_stage(inputs, make_params(comparisons=True, variation=EVERY, level=0.5))
+    assert rows["text"].str.contains("rose").sum() >= 31
+    assert rows["text"][:31].eq("5 % against 4 % (rose)").all()
+    assert rows["text"][31:].ne("5 % against 4 % (rose)").any()
 
 
 def test_without_variation_rows_and_folds_stay_as_they_are(inputs):

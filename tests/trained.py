@@ -51,6 +51,7 @@ TEXTS = {
     "ingest.reader.label.classes": ["joy", "fear", "anger"],
     "ingest.reader.label.numbers_from": None,
     "submit.labels.numbers_from": None,
+    "augment.comparisons": True,
 }
 FEELINGS = {"joy": "so happy today", "fear": "what was that noise", "anger": "stop it now"}
 
@@ -125,6 +126,7 @@ def write_texts(folder: Path) -> None:
                 names = [name for name in FEELINGS if rng.random() < 0.5] or ["joy"]
                 words = rng.choice(list("abcdefghij"), 4).tolist()
                 text = " ".join([*(FEELINGS[name] for name in names), *words, "😀" * (number % 3)])
+                text += " 1 %, up from 2 %" * (number % 4 == 0)
                 label = [",".join(names)] if part == "train" else []
                 rows.writerow([f"{part}{number}", text, *label])
 
