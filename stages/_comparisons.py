@@ -96,8 +96,8 @@ def put_into_words(rows: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
 
 
 def _put(text: Any) -> Any:
-    if text is None:
-        return None
+    if text is None or isinstance(text, float):  # pandas holds a null text as NaN
+        return text
     if not isinstance(text, str):
         return [_put(turn) for turn in text]
     found = comparison(text)

@@ -49,11 +49,12 @@ def test_nothing_is_said_where_nothing_is_compared(text):
 
 
 def test_texts_turns_and_nulls_of_the_named_columns_get_the_word_at_their_end():
-    rows = pd.DataFrame({"id": ["5 % from 4 %"], "text": ["5 % from 4 %"]})
+    rows = pd.DataFrame({"id": ["5 % from 4 %", "b"], "text": ["5 % from 4 %", None]})
     turns = pd.DataFrame({"prompt": [["5 % from 4 %", None, "5 %"]]})
-    assert put_into_words(rows, ["text"]).to_numpy().tolist() == [
-        ["5 % from 4 %", "5 % from 4 % (rose)"]
-    ]
+    found = put_into_words(rows, ["text"])
+    assert found["id"].tolist() == rows["id"].tolist()
+    assert found["text"][0] == "5 % from 4 % (rose)"
+    assert found["text"].isna().tolist() == [False, True]
     assert put_into_words(turns, ["prompt"])["prompt"].tolist() == [
         ["5 % from 4 % (rose)", None, "5 %"]
     ]

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, RootModel
+from pydantic import ConfigDict, Field, RootModel, ValidationInfo, field_validator
 
 from stages.base.params import Params
 
@@ -93,7 +93,9 @@ class FinetuneParams(Params):
     the one below. `warmup` is a share of a step's optimiser steps. `folds` null runs all stored
     folds, an empty list none: the backbone is left out of this dataset. Unseen rows get the `mean`
     over the folds run, or the prediction of a model that is `refit` on all train rows. Each is the
-    mean of `seeds` models, which differ by head, batches and dropout.
+    mean of `seeds` models, which differ by head, batches and dropout. `r_drop` above 0 reads each
+    sequence twice and adds so many times what dropout makes the two predictions differ: for small
+    datasets, at twice the time and memory.
     `checkpointing` trades time for memory; `checkpoint_steps` is how often progress is saved.
     """
 
@@ -108,6 +110,7 @@ class FinetuneParams(Params):
     layer_decay: Annotated[float, Field(gt=0, le=1)]
     weight_decay: Annotated[float, Field(ge=0)]
     label_smoothing: Share
+    r_drop: Annotated[float, Field(ge=0)]
     clip: Positive | None
     balance: Literal["none", "weights"]
     checkpointing: bool
@@ -119,3 +122,11 @@ class FinetuneParams(Params):
     stopping: StoppingParams | None
     seed: Annotated[int, Field(ge=0)]
     seeds: Count
+
+    @field_validator("r_drop")
+    @classmethod
+    def _needs_dropout(cls, value: float, info: ValidationInfo) -> float:
+        backbone = info.data.get("backbone")
+        if value and backbone and not (backbone.dropout or backbone.attention_dropout):
+            raise ValueError("expected 0, or a backbone with dropout")
+        return value

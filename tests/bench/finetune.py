@@ -56,7 +56,7 @@ def make_params(
         ],
         "lora": None, "batch_size": batch_size, "tokens_per_batch": 65536, "schedule": "linear",
         "warmup": 0.0, "layer_decay": 1.0, "weight_decay": 0.0, "label_smoothing": 0.0,
-        "clip": 1.0, "balance": "none", "checkpointing": False, "compile": False,
+        "r_drop": 0.0, "clip": 1.0, "balance": "none", "checkpointing": False, "compile": False,
         "precision": "auto", "folds": None, "test": "mean", "checkpoint_steps": None,
         "stopping": None, "seed": 0, "seeds": 1,
     }  # fmt: skip

@@ -181,7 +181,8 @@ def make_params(case: Case, attention: str, n_steps: int, *, compiled: bool) -> 
         "lora": lora if case.lora else None,
         "batch_size": case.batch_size, "tokens_per_batch": case.tokens_per_batch,
         "schedule": "linear", "warmup": 0.1, "layer_decay": 1.0, "weight_decay": 0.01,
-        "label_smoothing": 0.0, "clip": 1.0, "balance": "none", "checkpointing": False,
+        "label_smoothing": 0.0,
+        "r_drop": 0.0, "clip": 1.0, "balance": "none", "checkpointing": False,
         "compile": compiled, "precision": "auto", "folds": None, "test": "mean",
         "checkpoint_steps": None, "stopping": None, "seed": 0, "seeds": 1,
     }  # fmt: skip

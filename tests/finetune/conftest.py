@@ -36,7 +36,7 @@ def make_params(tiny):
         ],
         "lora": None, "batch_size": 8, "tokens_per_batch": 256, "schedule": "linear",
         "warmup": 0.1, "layer_decay": 0.9, "weight_decay": 0.01, "label_smoothing": 0.0,
-        "clip": 1.0, "balance": "none", "checkpointing": False, "compile": False,
+        "r_drop": 0.0, "clip": 1.0, "balance": "none", "checkpointing": False, "compile": False,
         "precision": "fp32", "folds": None, "test": "mean", "checkpoint_steps": None,
         "stopping": None, "seed": 0, "seeds": 1,
     }  # fmt: skip

@@ -29,7 +29,7 @@ PLAIN = {
     "encoding": {"max_tokens": 64, "prompt_tokens": None},
     "steps": [{"unfreeze": "all", "learning_rate": 0.1, "head_learning_rate": 0.1, "epochs": 1.0}],
     "lora": None, "batch_size": 4, "tokens_per_batch": 64, "schedule": "linear", "warmup": 0.0,
-    "layer_decay": 1.0, "weight_decay": 0.0, "label_smoothing": 0.0, "clip": 1.0,
+    "layer_decay": 1.0, "weight_decay": 0.0, "label_smoothing": 0.0, "r_drop": 0.0, "clip": 1.0,
     "balance": "none", "checkpointing": False, "compile": False, "precision": "fp32",
     "folds": None, "test": "mean", "checkpoint_steps": None, "stopping": None,
     "seed": 0, "seeds": 1,

@@ -3,11 +3,12 @@ import pytest
 import torch
 
 from stages.base.errors import InputError
-from stages.finetune._predict import Data, predict, probabilities
+from stages.finetune._predict import Data, predict, probabilities, score
 from stages.finetune._tokens import Tokens
 from stages.finetune.training.checkpoint import Checkpoint
 from stages.finetune.training.classifier import build
 from stages.finetune.training.loop import Fit
+from stages.finetune.training.losses import disagreement
 
 ALL = {"unfreeze": "all", "learning_rate": 1e-3, "head_learning_rate": 1e-2, "epochs": 2}
 FIXED = {"schedule": "constant", "warmup": 0.0}
@@ -54,6 +55,23 @@ def test_same_seed_gives_the_same_weights_and_another_one_does_not(train, make_p
     other = weights_of(train(make_params(backbone=dropped, seed=1))[0])
     assert all(torch.equal(once[name], twice[name]) for name in once)
     assert not torch.equal(once["head.weight"], other["head.weight"])
+
+
+def test_r_drop_makes_predictions_depend_less_on_dropout(train, pairs, make_params):
+    dropped = {**make_params().backbone.model_dump(), "dropout": 0.3}
+    apart = []
+    for weight in (0.0, 10.0):
+        params = make_params(backbone=dropped, r_drop=weight, steps=[ALL | {"epochs": 10}])
+        classifier, _ = train(params)
+        sequences = np.column_stack([np.tile(ROWS, 20), np.zeros(20 * len(ROWS), int)])
+        torch.manual_seed(0)
+        with torch.no_grad():
+            one, other = (
+                score(classifier.train(), pairs.tokens, sequences, torch.device("cpu"))
+                for _ in range(2)
+            )
+        apart.append(float(disagreement(one, other, exclusive=True).mean()))
+    assert apart[1] < apart[0] / 2
 
 
 def test_memory_params_change_rounding_only(train, make_params):

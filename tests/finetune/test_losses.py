@@ -1,10 +1,17 @@
 import numpy as np
 import pytest
 import torch
+from scipy.special import rel_entr
 from sklearn.utils.class_weight import compute_sample_weight
 
 from stages.base.tasks import MultiLabel, Preference, SingleLabel
-from stages.finetune.training.losses import class_weights, ignorance, sequence_losses, smooth
+from stages.finetune.training.losses import (
+    class_weights,
+    disagreement,
+    ignorance,
+    sequence_losses,
+    smooth,
+)
 
 TASKS = [Preference(), SingleLabel(("x", "y", "z")), MultiLabel(("x", "y", "z"))]
 SOFT = np.array([[0.2, 0.3, 0.5], [1, 0, 0]])
@@ -17,6 +24,21 @@ def test_losses_are_the_log_losses_of_the_task(task):
         torch.from_numpy(scores), torch.from_numpy(SOFT), exclusive=task.exclusive
     )
     np.testing.assert_allclose(losses, task.row_losses(SOFT, task.link(scores)))
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.kind)
+def test_disagreement_is_the_mean_of_both_divergences(task):
+    one, other = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 5, 3)))
+    found = disagreement(one, other, exclusive=task.exclusive)
+    p, q = task.link(one.numpy()), task.link(other.numpy())
+    both = rel_entr(p, q) + rel_entr(q, p)
+    if task.exclusive:
+        expected = both.sum(axis=1) / 2
+    else:
+        both += rel_entr(1 - p, 1 - q) + rel_entr(1 - q, 1 - p)
+        expected = both.mean(axis=1) / 2
+    np.testing.assert_allclose(found, expected)
+    assert disagreement(one, one, exclusive=task.exclusive).tolist() == [0] * 5
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.kind)

@@ -36,6 +36,7 @@ finetune:
     layer_decay: 1
     weight_decay: 0.01
     label_smoothing: 0.0
+    r_drop: 0.0
     clip: 1.0
     balance: none
     checkpointing: false
@@ -90,6 +91,7 @@ def test_part_of_a_section_is_read_without_the_rest():
         ("layer_decay: 1", "layer_decay: 0", "layer_decay"),
         ("folds: null", "folds: [a]", "folds.0"),
         ("seed: 0", "seed: 0\n    rank: 8", "rank"),
+        ("r_drop: 0.0", "r_drop: -1.0", "r_drop"),
         (
             "lora: null",
             "lora: {rank: 8, alpha: 16, dropout: 0, targets: all, rank_stabilised: true, bits: 4}",
@@ -106,3 +108,10 @@ def test_wrong_value_is_named(old, new, fault):
     assert old in SECTION
     with pytest.raises(InputError, match=f"finetune.tiny.{fault}"):
         read(SECTION.replace(old, new))
+
+
+def test_r_drop_needs_dropout():
+    section = SECTION.replace("r_drop: 0.0", "r_drop: 1.0")
+    fault = "finetune.tiny.r_drop: .*expected 0, or a backbone with dropout"
+    with pytest.raises(InputError, match=fault):
+        read(section.replace("dropout: 0.1", "dropout: 0.0"))

@@ -29,7 +29,7 @@ from stages.finetune._predict import (
 )
 from stages.finetune.training.checkpoint import Checkpoint
 from stages.finetune.training.classifier import unfreeze
-from stages.finetune.training.losses import ignorance, sequence_losses, smooth
+from stages.finetune.training.losses import disagreement, ignorance, sequence_losses, smooth
 from stages.finetune.training.optimizer import make_groups, make_optimizer, rate, set_rates
 from stages.finetune.training.progress import Curve, Progress
 
@@ -176,10 +176,16 @@ class Fit:
         """Weighted sum of the losses of sequences; `rows` are positions among `self.rows`."""
         device = self.accelerator.device
         sequences = np.column_stack([self.rows[rows], orders])
-        scores = score(self.classifier, self.data.tokens, sequences, device)
         targets = to_device(self.targets[rows, orders], device)
         weight = to_device(self.weight[rows].astype(np.float32), device)
-        return (sequence_losses(scores, targets, exclusive=self.data.task.exclusive) * weight).sum()
+        exclusive = self.data.task.exclusive
+        scores = score(self.classifier, self.data.tokens, sequences, device)
+        losses = sequence_losses(scores, targets, exclusive=exclusive)
+        if self.params.r_drop:
+            again = score(self.classifier, self.data.tokens, sequences, device)
+            losses = (losses + sequence_losses(again, targets, exclusive=exclusive)) / 2
+            losses = losses + self.params.r_drop * disagreement(scores, again, exclusive=exclusive)
+        return (losses * weight).sum()
 
     def _follow(self, n_steps: int, optimizer: Optimizer) -> None:
         """What comes after an optimiser step: losses, curve, early stopping, checkpoint."""

@@ -51,3 +51,15 @@ def sequence_losses(scores: Tensor, targets: Tensor, *, exclusive: bool) -> Tens
     if exclusive:
         return cross_entropy(scores, targets, reduction="none")
     return binary_cross_entropy_with_logits(scores, targets, reduction="none").mean(dim=1)
+
+
+def disagreement(one: Tensor, other: Tensor, *, exclusive: bool) -> Tensor:
+    """Mean of both Kullback-Leibler divergences `(n,)` of two predictions, from scores as above.
+
+    With two passes through dropout for each sequence, R-Drop (Wu et al., 2021,
+    https://arxiv.org/abs/2106.14448).
+    """
+    if exclusive:
+        apart = one.softmax(dim=1) - other.softmax(dim=1)
+        return (apart * (one - other)).sum(dim=1) / 2  # what normalises the scores cancels out
+    return ((one.sigmoid() - other.sigmoid()) * (one - other)).mean(dim=1) / 2
