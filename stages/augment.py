@@ -1,10 +1,10 @@
 r"""Level the classes of the train part with varied copies of the rows of rarer ones.
 
-In: rows and folds. Out: both again, with the copies behind them. On request the texts of all rows
-say before what the amounts did that they compare (`_comparisons.py`; `predict` does so too). A copy
-is of the part `augmented` and has the fold and the group of its source, so that it is trained on
-where its source is, and never else; it is neither predicted nor judged. Classes are counted within
-each fold, so that no fold knows of another.
+In: rows and folds. Out: both again, with the copies behind them. On request the text of every row
+first gets a word for what the amounts in it did (`_comparisons.py`; `predict` does the same). A
+copy is of the part `augmented` and has the fold and the group of its source, so that it is trained
+on where its source is, and never else; it is neither predicted nor judged. Classes are counted
+within each fold, so that no fold knows of another.
 
 A copy differs from its source by one of the operations of EDA (Wei and Zou 2019), drawn at random:
 words replaced by a WordNet synonym, pairs of words swapped, words deleted. A row of several labels
@@ -64,7 +64,7 @@ class VariationParams(Params):
 class AugmentParams(Params):
     """Section `augment`; `variation: null` makes no copies.
 
-    `comparisons` says in a word what the amounts did that an English text compares. Each class is
+    `comparisons` adds a word for what the amounts did that an English text compares. Each class is
     filled up to the share `level` of the most frequent class of its fold, with at most `copies`
     copies of a row.
     """
