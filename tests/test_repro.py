@@ -221,11 +221,10 @@ def test_second_repro_runs_nothing(finished: Project) -> None:
     assert finished.repro() == []
 
 
-def test_stages_side_by_side_with_one_worker_each_give_the_same_bytes(
+def test_stages_built_side_by_side_give_the_same_bytes(
     source: Project, finished: Project, tmp_path: Path
 ) -> None:
     project = source.copy_to(tmp_path)
-    project.environment |= {"VERDICT_WORKERS": "1", "PYTHONHASHSEED": "1"}
     status, output = project.run(sys.executable, "-m", "stages.build", "--jobs", "2")
     assert status == 0, output
     assert len(ran(output)) == len(set(ran(output))) > 15
@@ -282,10 +281,11 @@ def repro_killed(project: Project, stage: str, seconds: float, sign: str | None)
         kill_group(process)
 
 
-def test_killed_runs_end_in_the_same_bytes(
+def test_killed_runs_on_one_worker_end_in_the_same_bytes(
     finished: Project, source: Project, tmp_path: Path
 ) -> None:
     project = source.copy_to(tmp_path)
+    project.environment |= {"VERDICT_WORKERS": "1", "PYTHONHASHSEED": "1"}
     # At a stage's start, while it works, between two of its outs, before DVC has noted its end.
     repro_killed(project, "demo", 0, "data/raw/demo")
     repro_killed(project, "tfidf@demo", 0, "data/demo/tfidf")
