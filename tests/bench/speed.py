@@ -1,14 +1,15 @@
 """Each stage on demos of several sizes beside what a user would write instead, as one table.
 
     python tests/bench/speed.py                          # 1,000, 10,000 and 57,000 rows, with peers
-    python tests/bench/speed.py --rows 2000 --no-peers   # the stages alone
+    python tests/bench/speed.py --rows 1000 --rows 2000 --no-peers     # the stages alone
     python tests/bench/speed.py --rows 57000 --no-each --peer-folds 1  # the shortest way to a ratio
 
 Works in temporary copies of the tracked files. First all is built by `stages.build --jobs 2` from
 the raw files of the demo; then each stage's command of dvc.yaml runs as it stands, in order, one at
 a time, and then each peer of tests/bench/peers.py on the same rows and folds. Of a peer that is
 cross-fitted, `--peer-folds` are fitted and the time of the others is taken to be the same; log
-losses are of these folds. CPU seconds and peak memory are those of all processes of a stage (their
+losses are of these folds. Models that average several seeds have one here, as the peers do. CPU
+seconds and peak memory are those of all processes of a stage (their
 resident sets, sampled every 0.1 s; shared pages count twice, mapped files count). `start-up` is
 what the imports of a stage take (`python -X importtime` on a demo of 200 rows, one worker),
 `growth` the power of the rows with which its CPU seconds grow between the two largest sizes.
@@ -84,6 +85,8 @@ def copy(rows: int) -> Iterator[Path]:
         tree["ensemble"]["members"] = [m for m in members if m not in lists["backbones"]]
         for backbone in lists["backbones"]:
             tree["finetune"][backbone]["folds"] = []
+        for model in ("lgbm", "mlp"):
+            tree[model]["seeds"] = 1
         yaml.dump(tree, params)
         yield folder
 
