@@ -1,6 +1,6 @@
 """Sections `finetune.<backbone>` of params.yaml: what is tuned, on which tokens, and how."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import ConfigDict, Field, RootModel, ValidationInfo, field_validator
 
@@ -9,6 +9,7 @@ from stages.base.params import Params
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+FoldNumbers: TypeAlias = tuple[int, ...] | None
 
 
 class BackboneParams(Params):
@@ -77,7 +78,7 @@ class StoppingParams(Params):
     holdout_parts: Annotated[int, Field(ge=2)]
 
 
-class FoldsParam(RootModel[tuple[int, ...] | None]):
+class FoldsParam(RootModel[FoldNumbers]):
     """`finetune.<backbone>.folds` by itself: null for all, empty for none."""
 
     model_config = ConfigDict(strict=True, frozen=True)
@@ -116,7 +117,7 @@ class FinetuneParams(Params):
     checkpointing: bool
     compile: bool
     precision: Literal["auto", "fp32", "bf16"]
-    folds: tuple[int, ...] | None
+    folds: FoldNumbers
     test: Literal["mean", "refit"]
     checkpoint_steps: Count | None
     stopping: StoppingParams | None

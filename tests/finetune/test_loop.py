@@ -74,6 +74,17 @@ def test_r_drop_makes_predictions_depend_less_on_dropout(train, pairs, make_para
     assert apart[1] < apart[0] / 2
 
 
+def test_curve_holds_the_log_loss_without_what_r_drop_adds(train, make_params):
+    dropped = {**make_params().backbone.model_dump(), "dropout": 0.3}
+    still = [ALL | {"learning_rate": 1e-9, "head_learning_rate": 1e-9}]
+    curves = [
+        train(make_params(backbone=dropped, r_drop=weight, steps=still))[1]
+        for weight in (0.1, 1000.0)
+    ]
+    losses = [[row["train_loss"] for row in curve] for curve in curves]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+
+
 def test_memory_params_change_rounding_only(train, make_params):
     steps = [ALL | {"epochs": 1}]
     whole, _ = train(make_params(steps=steps, tokens_per_batch=100_000))

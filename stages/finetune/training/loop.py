@@ -160,9 +160,9 @@ class Fit:
         loss = torch.zeros((), device=self.accelerator.device)
         for sequences in batch.micro[self.accelerator.process_index]:
             if len(sequences):
-                part = self._loss(sequences[:, 0], sequences[:, 1]) / total
-                part.backward()
-                loss += part.detach()
+                part, disagreed = self._losses(sequences[:, 0], sequences[:, 1])
+                ((part + self.params.r_drop * disagreed) / total).backward()
+                loss += part.detach() / total
         learning = [p for group in optimizer.param_groups for p in group["params"]]
         sum_over_processes([*_gradients(learning), loss], self.accelerator)
         if self.params.clip is not None:
@@ -172,8 +172,13 @@ class Fit:
         self.pending.append(loss)
         self.progress.advance(int(self.lengths[batch.rows].sum()))
 
-    def _loss(self, rows: Indices, orders: Indices) -> Tensor:
-        """Weighted sum of the losses of sequences; `rows` are positions among `self.rows`."""
+    def _losses(self, rows: Indices, orders: Indices) -> tuple[Tensor, Tensor]:
+        """Weighted sums of the losses of sequences, and of their disagreement under R-Drop.
+
+        `rows` are positions among `self.rows`.
+        """
+        import torch
+
         device = self.accelerator.device
         sequences = np.column_stack([self.rows[rows], orders])
         targets = to_device(self.targets[rows, orders], device)
@@ -181,11 +186,12 @@ class Fit:
         exclusive = self.data.task.exclusive
         scores = score(self.classifier, self.data.tokens, sequences, device)
         losses = sequence_losses(scores, targets, exclusive=exclusive)
-        if self.params.r_drop:
-            again = score(self.classifier, self.data.tokens, sequences, device)
-            losses = (losses + sequence_losses(again, targets, exclusive=exclusive)) / 2
-            losses = losses + self.params.r_drop * disagreement(scores, again, exclusive=exclusive)
-        return (losses * weight).sum()
+        if not self.params.r_drop:
+            return (losses * weight).sum(), torch.zeros((), device=device)
+        again = score(self.classifier, self.data.tokens, sequences, device)
+        losses = (losses + sequence_losses(again, targets, exclusive=exclusive)) / 2
+        disagreed = disagreement(scores, again, exclusive=exclusive)
+        return (losses * weight).sum(), (disagreed * weight).sum()
 
     def _follow(self, n_steps: int, optimizer: Optimizer) -> None:
         """What comes after an optimiser step: losses, curve, early stopping, checkpoint."""
