@@ -9,10 +9,10 @@ the raw files of the demo; then each stage's command of dvc.yaml runs as it stan
 a time, and then each peer of tests/bench/peers.py on the same rows and folds. Of a peer that is
 cross-fitted, `--peer-folds` are fitted and the time of the others is taken to be the same; log
 losses are of these folds. Models that average several seeds have one here, as the peers do. CPU
-seconds and peak memory are those of all processes of a stage (their
-resident sets, sampled every 0.1 s; shared pages count twice, mapped files count). `start-up` is
-what the imports of a stage take (`python -X importtime` on a demo of 200 rows, one worker),
-`growth` the power of the rows with which its CPU seconds grow between the two largest sizes.
+seconds and peak memory are those of all processes of a stage (their resident sets, sampled every
+0.1 s; shared pages count twice, mapped files count). `start-up` is what the imports of a stage take
+(`python -X importtime` on a demo of 200 rows, one worker), `growth` the power of the rows with
+which its CPU seconds grow between the two largest sizes.
 Transformers are left out: they have benchmarks of their own. fastText and AutoGluon, where they are
 installed, are outside the sum.
 """
