@@ -94,34 +94,34 @@ def fit(sample: Sample, params: XgbParams, seed: int) -> Model:
     """Fit, with early stopping where the params ask for it."""
     import xgboost
 
+    def bins(part: Sample, ref: Any = None) -> Any:
+        return xgboost.QuantileDMatrix(
+            part.X, part.y, weight=part.weight, ref=ref, max_bin=params.max_bin, nthread=1
+        )
+
     def grow(part: Sample, rounds: int, holdout: Sample | None, seed: int) -> tuple[Xgb, int]:
         if params.workers == 1:
-            return grow_share(part, rounds, holdout, seed)
+            return boost(whole if part is sample else bins(part), rounds, holdout, seed)
         return grow_together(
-            "xgboost", lambda share, held, _: grow_share(share, rounds, held, seed),
+            "xgboost", lambda share, held, _: boost(bins(share), rounds, held, seed),
             part, holdout, params.workers,
         )  # fmt: skip
 
-    def grow_share(part: Sample, rounds: int, holdout: Sample | None, seed: int) -> tuple[Xgb, int]:
-        data = xgboost.QuantileDMatrix(
-            part.X, part.y, weight=part.weight, max_bin=params.max_bin, nthread=1
-        )
+    def boost(data: Any, rounds: int, holdout: Sample | None, seed: int) -> tuple[Xgb, int]:
         watch: dict[str, Any] = {}
         if holdout is not None and params.stopping is not None:
-            held = xgboost.QuantileDMatrix(
-                holdout.X, holdout.y, weight=holdout.weight, ref=data, max_bin=params.max_bin,
-                nthread=1,
-            )  # fmt: skip
             watch = {
-                "evals": [(held, "holdout")],
+                "evals": [(bins(holdout, data), "holdout")],
                 "early_stopping_rounds": params.stopping.patience,
                 "verbose_eval": False,
             }
-        booster = xgboost.train(params.booster(part.task, seed), data, rounds, **watch)
-        return Xgb(booster, part.n_classes), booster.best_iteration + 1 if watch else rounds
+        booster = xgboost.train(params.booster(task, seed), data, rounds, **watch)
+        return Xgb(booster, n_classes), booster.best_iteration + 1 if watch else rounds
 
-    seeds = params.all_seeds(seed)
-    return fit_rounds(sample.both_orders(), params.stopping, params.rounds, seeds, grow)
+    sample = sample.both_orders()
+    task, n_classes = sample.task, sample.n_classes
+    whole = bins(sample) if params.workers == 1 else None  # filled once, they serve all seeds
+    return fit_rounds(sample, params.stopping, params.rounds, params.all_seeds(seed), grow)
 
 
 def main(
