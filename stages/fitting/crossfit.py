@@ -60,10 +60,10 @@ class CrossFit:
         """Time that all folds' models together take for a row, features at hand."""
         return 1e3 * sum(fit.predict_seconds / len(fit.rows) for fit in self.fits.values())
 
-    def log_loss(self, folds: Folds) -> float:
-        """Mean out-of-fold log loss."""
+    def row_losses(self, folds: Folds) -> Floats:
+        """Out-of-fold log loss of each judged row, `(n_judged,)`."""
         rows = folds.judged
-        return float(self.task.row_losses(folds.targets[rows], self.probabilities[rows]).mean())
+        return self.task.row_losses(folds.targets[rows], self.probabilities[rows])
 
     def save(self, folder: Path, params: Params) -> None:
         """Write models and encoders of all folds, and the params behind them, as a folder."""

@@ -1,7 +1,7 @@
 """Hyperparameter search on the stored folds, with Optuna.
 
-The best trial is chosen on the out-of-fold log loss that it also reports: with many trials that
-figure is a little optimistic.
+The best trial is chosen on the out-of-fold log loss that the table gives: with many trials that
+figure is a little optimistic. What the stage predicts out of fold is judged nested (`train`).
 """
 
 import json

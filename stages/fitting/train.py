@@ -1,19 +1,26 @@
-"""The stage that all models share: from feature sets and folds to models and predictions."""
+"""The stage that all models share: from feature sets and folds to models and predictions.
+
+A search is judged nested: the out-of-fold predictions of a fold's rows are those of the trial that
+is best on the other folds, so that the best of many trials looks no better than it is. Models and
+the predictions of all other rows are of the trial that is best on all folds.
+"""
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from stages.base.blocks import read_blocks, read_columns
 from stages.base.cost import Cost
 from stages.base.errors import InputError
-from stages.base.folds import read_folds
+from stages.base.folds import Indices, read_folds
 from stages.base.predictions import prediction_table
 from stages.base.tables import PREDICTION, SWAPPED, write_table
-from stages.base.tasks import read_task
+from stages.base.tasks import Floats, read_task
 from stages.base.tracking import Mirror
 from stages.fitting.crossfit import CrossFit, Recipe, crossfits
 from stages.fitting.design import FeatureSets
@@ -45,6 +52,20 @@ def read_sets(paths: Mapping[str, Path], needed: Collection[str], ids: pd.Series
     return sets
 
 
+def best_elsewhere(losses: Floats, fold: npt.NDArray[np.integer]) -> Indices:
+    """For each row the trial with the lowest mean loss on the rows of the other folds.
+
+    Args:
+        losses: `(n_trials, n_rows)`.
+        fold: `(n_rows,)`.
+    """
+    found = np.empty(len(fold), np.intp)
+    for number in np.unique(fold):
+        held = fold == number
+        found[held] = losses[:, ~held].mean(axis=1).argmin()
+    return found
+
+
 def train(
     params: M,
     fit: Callable[[Sample, M, int], Model],
@@ -72,7 +93,7 @@ def train(
             those that the params name are read.
         model: Out: the folder of fitted models.
         predictions: Out: predictions of all rows, those of the train part out of fold.
-        trials: Out: a CSV with a row for each trial of the search.
+        trials: Out: a CSV with a row for each trial of the search, its own loss in it.
         cost: Out: what it cost, JSON.
         spread: Each fit is spread over the cluster itself.
         processes: Fits hold a lock of their process: folds get a process each.
@@ -81,23 +102,32 @@ def train(
     task = read_task(labels)
     stored = read_folds(folds, task)
     features = read_sets(sets, params.sources().keys(), stored.ids)
+    rows = stored.judged
     best: list[tuple[float, M, CrossFit]] = []
+    tried: list[tuple[Floats, Floats, Floats]] = []  # of the judged rows: losses, both predictions
 
-    def evaluate(tried: Sequence[M]) -> Iterator[float]:
+    def evaluate(batch: Sequence[M]) -> Iterator[float]:
         recipes = [
             Recipe(each.sources(), with_params(fit, each), each.balance, each.seed)
-            for each in tried
+            for each in batch
         ]
         fits = crossfits(task, stored, features, recipes, spread=spread, processes=processes)
-        for each, fitted in zip(tried, fits, strict=True):
-            loss = fitted.log_loss(stored)
+        for each, fitted in zip(batch, fits, strict=True):
+            losses = fitted.row_losses(stored)
+            tried.append((losses, fitted.probabilities[rows], fitted.swapped[rows]))
+            loss = float(losses.mean())
             if not best or loss < best[0][0]:
                 best[:] = [(loss, each, fitted)]
             yield loss
 
     table = search(params, evaluate)
-    loss, chosen, fitted = best[0]
+    _, chosen, fitted = best[0]
     fitted.save(model, chosen)
+    losses, probabilities, swapped = (np.stack(values) for values in zip(*tried, strict=True))
+    nested = (best_elsewhere(losses, stored.fold[rows]), np.arange(len(rows)))
+    fitted.probabilities[rows] = probabilities[nested]
+    fitted.swapped[rows] = swapped[nested]
+    loss = float(losses[nested].mean())
     values = {PREDICTION: fitted.probabilities}
     if task.symmetric:
         values[SWAPPED] = fitted.swapped

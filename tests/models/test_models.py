@@ -20,7 +20,7 @@ from stages.base.tasks import Design, Preference
 from stages.fitting.crossfit import crossfit
 from stages.fitting.design import Encoder, SourceParams
 from stages.fitting.sample import make_sample
-from stages.fitting.train import read_sets
+from stages.fitting.train import best_elsewhere, read_sets
 from stages.models import forest, lgbm, logreg, mlp, svm, xgb
 from stages.models._linear import Linear
 from tests.given import write_params
@@ -63,6 +63,7 @@ KINDS = {
     "lgbm": (lgbm, lgbm.LgbmParams),
     "mlp": (mlp, mlp.MlpParams),
 }
+TRIED = (0.03, 0.07, 0.15, 0.3)  # C of a search
 FORMATS = dict.fromkeys(KINDS, "safetensors") | {"xgb": "ubj", "lgbm": "txt"}
 every_model = pytest.mark.parametrize("name", KINDS)
 
@@ -119,7 +120,7 @@ def test_model_learns_more_than_the_class_shares(fit, folds, name):
     targets = folds.targets[folds.train(None)]
     shares = targets.mean(axis=0)
     more = {"rounds": 40} if "rounds" in PARAMS[name] else {}
-    assert fit(name, **more).log_loss(folds) < -(targets @ np.log(shares)).mean() - 0.05
+    assert fit(name, **more).row_losses(folds).mean() < -(targets @ np.log(shares)).mean() - 0.05
 
 
 @every_model
@@ -393,22 +394,25 @@ def write_inputs(folder, folds, sets, section):
     write_params(folder, "tiny", logreg=section)
 
 
-def test_stage_writes_the_best_trial_of_its_search(folds, sets, fitted, tmp_path, monkeypatch):
-    plan = {"sampler": "grid", "trials": 2, "seed": 0, "space": {"C": {"choices": [0.1, 1e-6]}}}
-    section = SHARED | PARAMS["logreg"] | {"C": 1e-9, "search": plan}
-    write_inputs(tmp_path, folds, sets, section)
-    monkeypatch.chdir(tmp_path)
+def run_logreg(folds, sets, section, folder, monkeypatch):
+    """The predictions of the stage logreg, which writes them into `folder`."""
+    write_inputs(folder, folds, sets, SHARED | PARAMS["logreg"] | section)
+    monkeypatch.chdir(folder)
     inputs = {"labels": "labels.json", "folds": "folds.parquet", "tfidf": "tfidf",
               "style": "style.parquet"}  # fmt: skip
     outputs = {"model": "model", "predictions": "p.parquet", "trials": "t.csv", "cost": "c.json"}
-    paths = {name: tmp_path / file for name, file in (inputs | outputs).items()}
-    logreg.main(dataset="tiny", embed=tmp_path / "not read", **paths)
+    paths = {name: folder / file for name, file in (inputs | outputs).items()}
+    logreg.main(dataset="tiny", embed=folder / "not read", **paths)
+    return read_table(folder / "p.parquet")
 
+
+def test_stage_writes_the_best_trial_of_its_search(folds, sets, fitted, tmp_path, monkeypatch):
+    plan = {"sampler": "grid", "trials": 2, "seed": 0, "space": {"C": {"choices": [0.1, 1e-6]}}}
+    table = run_logreg(folds, sets, {"C": 1e-9, "search": plan}, tmp_path, monkeypatch)
     trials = pd.read_csv(tmp_path / "t.csv")
     assert sorted(trials["C"]) == [1e-9, 1e-6, 0.1]
     assert trials.loc[trials["log_loss"].idxmin(), "C"] == 0.1
     assert json.loads((tmp_path / "model" / "params.json").read_text())["C"] == 0.1
-    table = read_table(tmp_path / "p.parquet")
     assert table["id"].tolist() == folds.ids.tolist()
     found = table[["p_a", "p_b", "p_tie"]].to_numpy()
     np.testing.assert_allclose(found, fitted["logreg"].probabilities, atol=1e-6)
@@ -418,6 +422,31 @@ def test_stage_writes_the_best_trial_of_its_search(folds, sets, fitted, tmp_path
         *("wall_seconds", "cpu_seconds", "peak_memory_mb", "fitted_size_mb", "predict_ms_per_row")
     }
     assert all(value >= 0 for value in cost.values())
+
+
+def test_rows_of_a_fold_are_judged_by_the_trial_that_is_best_on_the_others():
+    fold = np.array([0, 1, 2, 0, 1, 2])
+    losses = np.array([[0, 0, 9, 0, 0, 9], [4, 4, 4, 4, 4, 4], [1, 5, 5, 1, 5, 5.0]])
+    assert best_elsewhere(losses, fold).tolist() == [1, 2, 0, 1, 2, 0]
+    assert best_elsewhere(losses[1:2], fold).tolist() == [0] * 6
+
+
+def test_search_is_judged_nested(fit, folds, sets, tmp_path, monkeypatch):
+    plan = {"sampler": "grid", "trials": 3, "seed": 0, "space": {"C": {"choices": TRIED[1:]}}}
+    table = run_logreg(folds, sets, {"C": TRIED[0], "search": plan}, tmp_path, monkeypatch)
+    trials = [fit("logreg", C=C) for C in TRIED]
+    losses = np.stack([trial.row_losses(folds) for trial in trials])
+    found = table[["p_a", "p_b", "p_tie"]].to_numpy()
+    winners = set()
+    for fold in folds.numbers:
+        rows = folds.held(fold)
+        best = losses[:, folds.fold[folds.judged] != fold].mean(axis=1).argmin()
+        np.testing.assert_allclose(found[rows], trials[best].probabilities[rows], atol=1e-6)
+        winners.add(best)
+    assert len(winners) > 1
+    best = losses.mean(axis=1).argmin()
+    unseen = folds.unseen
+    np.testing.assert_allclose(found[unseen], trials[best].probabilities[unseen], atol=1e-6)
 
 
 def test_model_goes_without_a_feature_set_that_is_empty(task, sets, folds, tmp_path, caplog):
