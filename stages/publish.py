@@ -105,7 +105,7 @@ def model_class() -> Any:
     from mlflow.exceptions import MlflowException
     from mlflow.pyfunc.model import PythonModel
 
-    class Published(PythonModel):
+    class Published(PythonModel):  # type: ignore[misc]  # mypy does not read mlflow
         def load_context(self, context: Any) -> None:
             root = Path(context.artifacts[FILES])
             self.pipeline = Pipeline.load(context.model_config[DATASET], root)
@@ -132,7 +132,7 @@ def signature(pipeline: Pipeline) -> Any:
     from mlflow.types.schema import AnyType, ColSpec, Schema
 
     task = pipeline.task
-    cell: Any = AnyType() if task.symmetric else "string"  # type: ignore[no-untyped-call]
+    cell: Any = AnyType() if task.symmetric else "string"
     kinds = {name: "string" if name == LABEL else "double" for name in pipeline.columns}
     return ModelSignature(
         Schema([ColSpec(cell, name) for name in task.text_columns]),
