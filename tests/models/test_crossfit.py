@@ -102,10 +102,10 @@ def test_features_of_a_fold_do_not_reach_its_own_model(task, folds, sets, fitted
     np.testing.assert_array_equal(one, other)
 
 
-def test_log_loss_is_that_of_the_out_of_fold_rows(fitted, folds):
+def test_losses_are_those_of_the_out_of_fold_rows(fitted, folds):
     rows = folds.train(None)
     given = (fitted.probabilities[rows] * folds.targets[rows]).sum(axis=1)
-    assert fitted.log_loss(folds) == pytest.approx(-np.log(given).mean())
+    assert fitted.row_losses(folds) == pytest.approx(-np.log(given))
 
 
 def test_each_fold_has_a_seed_of_its_own(task, folds, sets):
