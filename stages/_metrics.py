@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from stages._judging import mean_and_error
 from stages.base.tasks import Floats, Task
 
 Labels: TypeAlias = npt.NDArray[np.bool_]  # which classes each row has
@@ -121,16 +122,22 @@ def bins(probabilities: Floats) -> npt.NDArray[np.intp]:
     return np.minimum((probabilities * BINS).astype(np.intp), BINS - 1)
 
 
-def probability_metrics(task: Task, targets: Floats, probabilities: Floats) -> dict[str, float]:
-    """What can be said without decisions: log loss, Brier score, calibration, ranking."""
+def probability_metrics(
+    task: Task, targets: Floats, probabilities: Floats, group: npt.NDArray[Any]
+) -> dict[str, float]:
+    """What can be said without decisions: log loss, Brier score, calibration, ranking.
+
+    The standard error of the log loss is clustered by `group`, `(n_rows,)`, and 0 of one group.
+    """
     actual = actual_labels(task, targets)
     losses = task.row_losses(targets, probabilities)
     squares = np.square(targets - probabilities)
     auc, precision = ranking(actual, probabilities)
+    loss, error = mean_and_error(losses, group)
     found = {
         "rows": float(len(targets)),
-        "log_loss": float(losses.mean()),
-        "log_loss_standard_error": float(losses.std(ddof=1) / np.sqrt(len(losses))),
+        "log_loss": loss,
+        "log_loss_standard_error": float(np.nan_to_num(error)),
         "brier": float((squares.sum(axis=1) if task.exclusive else squares.mean(axis=1)).mean()),
         "expected_calibration_error": calibration_error(task, targets, probabilities),
         "macro_auc": _mean(auc[two_sided(actual)], HALF),

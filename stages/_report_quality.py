@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from stages._report_rows import Judged, differences, mean_and_error
+from stages._judging import mean_and_error
+from stages._report_rows import Judged, differences
 
 Numbers = Mapping[str, float]
 
@@ -169,10 +170,15 @@ def standings(
     order = sorted(
         scores, key=lambda name: (scores[name]["rows"] < full, scores[name]["log_loss"], name)
     )
-    apart = differences(judged.losses(), order[0])
+    apart = differences(judged, order[0])
     return [Standing(name, scores[name], cost[name], *apart[name]) for name in order]
 
 
 def gain(judged: Judged, model: str) -> tuple[float, float]:
     """How much better a model's log loss is than that of the class shares, and its error."""
-    return mean_and_error(judged.base_losses() - judged.losses()[model])
+    return mean_and_error(judged.base_losses() - judged.losses()[model], judged.group)
+
+
+def base_loss(judged: Judged, model: str) -> float:
+    """Mean log loss of the class shares, on the rows that the model predicted."""
+    return float(judged.base_losses()[~np.isnan(judged.losses()[model])].mean())

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from stages._judging import mean_and_error
 from stages.base.folds import Folds
 from stages.base.predictions import OOF
 from stages.base.tables import (
@@ -44,14 +45,16 @@ class Parts:
 
 @dataclass(frozen=True)
 class Judged:
-    """The judged rows: ids, targets `(n_rows, n_classes)` and what each model says of them.
+    """The judged rows: ids, groups, targets, and what each model says of them.
 
-    Probabilities, of the rows and of the exchanged rows, are `(n_rows, n_classes)` by model, NaN
-    where a model predicted a row not out of fold. Models that predicted none are left out.
+    Targets `(n_rows, n_classes)`. Probabilities, of the rows and of the exchanged rows, have that
+    shape by model, NaN where a model predicted a row not out of fold. Models that predicted none
+    are left out. Standard errors are clustered by group.
     """
 
     task: Task
     ids: pd.Series
+    group: npt.NDArray[np.integer[Any]]
     targets: Floats
     probabilities: Mapping[str, Floats]
     swapped: Mapping[str, Floats]
@@ -91,7 +94,7 @@ def read_judged(task: Task, folds: Folds, folder: Path, models: Iterable[str]) -
         if len(table):
             straight[model] = table[columns].reindex(ids).to_numpy(np.float64)
             swapped[model] = table[exchanged].reindex(ids).to_numpy(np.float64)
-    return Judged(task, ids, folds.targets[rows], straight, swapped)
+    return Judged(task, ids, folds.group[rows], folds.targets[rows], straight, swapped)
 
 
 def read_texts(task: Task, path: Path, ids: pd.Series) -> pd.DataFrame:
@@ -102,14 +105,6 @@ def read_texts(task: Task, path: Path, ids: pd.Series) -> pd.DataFrame:
 
 def _turns(text: Any) -> list[str | None]:
     return [text] if isinstance(text, str) else list(text)
-
-
-def mean_and_error(values: Floats) -> tuple[float, float]:
-    """Mean and its standard error over the values that are known."""
-    known = values[~np.isnan(values)]
-    if len(known) < 2:
-        return float(known.mean()) if len(known) else float("nan"), float("nan")
-    return float(known.mean()), float(known.std(ddof=1) / np.sqrt(len(known)))
 
 
 def ranges(values: npt.NDArray[Any], n: int) -> Parts:
@@ -210,7 +205,7 @@ def by_slice(judged: Judged, labels: Parts) -> pd.DataFrame:
             inside = (labels.part == order) & ~np.isnan(losses)
             if inside.sum() < FEWEST:
                 continue
-            loss, error = mean_and_error(losses[inside])
+            loss, error = mean_and_error(losses[inside], judged.group[inside])
             found.append(
                 {
                     "model": model, "label": label, "order": order, "rows": int(inside.sum()),
@@ -228,7 +223,7 @@ def shares_by_slice(judged: Judged, labels: Parts) -> pd.DataFrame:
             inside = (labels.part == order) & ~np.isnan(p[:, 0])
             if inside.sum() < FEWEST:
                 continue
-            actual, error = mean_and_error(judged.targets[inside, 0])
+            actual, error = mean_and_error(judged.targets[inside, 0], judged.group[inside])
             found.append(
                 {
                     "model": model, "label": label, "order": order, "rows": int(inside.sum()),
@@ -258,7 +253,8 @@ class Lean:
 
 def position_bias(judged: Judged) -> list[Lean]:
     """The lean to A of people, and of each model on average, with the swap audit."""
-    found = [Lean(PEOPLE, *mean_and_error(judged.targets[:, 0] - judged.targets[:, 1]))]
+    actual = judged.targets[:, 0] - judged.targets[:, 1]
+    found = [Lean(PEOPLE, *mean_and_error(actual, judged.group))]
     for model, p in judged.probabilities.items():
         known = ~np.isnan(p[:, 0])
         straight = p[known]
@@ -268,7 +264,7 @@ def position_bias(judged: Judged) -> list[Lean]:
         found.append(
             Lean(
                 model,
-                *mean_and_error(straight[:, 0] - straight[:, 1]),
+                *mean_and_error(p[:, 0] - p[:, 1], judged.group),
                 swap_error=float(np.abs(straight - back).max()),
                 rows=int(changed.sum()),
                 decisions=int((changed & other).sum()),
@@ -300,14 +296,22 @@ def length_bias(judged: Judged, texts: pd.DataFrame) -> list[Longer]:
     for model, p in judged.probabilities.items():
         shares[model] = p[np.arange(len(p)), longer] / (p[:, 0] + p[:, 1])
     return [
-        Longer(who, *mean_and_error(share[rows]), rows=int((~np.isnan(share[rows])).sum()))
+        Longer(
+            who,
+            *mean_and_error(share[rows], judged.group[rows]),
+            rows=int((~np.isnan(share[rows])).sum()),
+        )
         for who, share in shares.items()
     ]
 
 
-def differences(losses: Mapping[str, Floats], other: str) -> dict[str, tuple[float, float]]:
+def differences(judged: Judged, other: str) -> dict[str, tuple[float, float]]:
     """Mean difference of each model's row losses to those of `other`, and its standard error.
 
     On the rows of both; below 0 a model is better than `other`.
     """
-    return {name: mean_and_error(values - losses[other]) for name, values in losses.items()}
+    losses = judged.losses()
+    return {
+        name: mean_and_error(values - losses[other], judged.group)
+        for name, values in losses.items()
+    }

@@ -32,11 +32,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from pydantic import Field
 
 from stages._audit_models import shift, tell_apart
+from stages._judging import mean_and_error
 from stages._report_rows import (
     PEOPLE,
     Judged,
@@ -120,26 +120,9 @@ class Regression:
         return self.task.row_losses(self.folds.targets[held], p)
 
 
-def mean_and_clustered_error(
-    values: Floats, group: npt.NDArray[np.integer[Any]]
-) -> tuple[float, float]:
-    """Mean of the values that are known, and its standard error, clustered by group.
-
-    Rows of a prompt are no independent draws (Liang and Zeger 1986). No known value: 0 and 0.
-    """
-    known = ~np.isnan(values)
-    if not known.any():
-        return 0.0, 0.0
-    mean = float(values[known].mean())
-    _, member = np.unique(group[known], return_inverse=True)
-    sums = np.bincount(member, values[known] - mean)
-    correction = len(sums) / max(len(sums) - 1, 1)
-    return mean, float(np.sqrt(correction * np.square(sums).sum()) / known.sum())
-
-
 def named(name: str, values: Floats, folds: Folds) -> Found:
-    """Mean and standard error under the names of metrics."""
-    mean, error = mean_and_clustered_error(values, folds.group)
+    """Mean and standard error under the names of metrics, 0 where they are not known."""
+    mean, error = np.nan_to_num(mean_and_error(values, folds.group)).tolist()
     return {name: mean, f"{name}_standard_error": error}
 
 
@@ -199,12 +182,12 @@ def audit_folds(losses: Floats, folds: Folds) -> Found:
 
     known = {fold: folds.fold == fold for fold in folds.numbers}
     pairs = [
-        mean_and_clustered_error(losses[rows], folds.group[rows])
+        mean_and_error(losses[rows], folds.group[rows])
         for rows in known.values()
         if (~np.isnan(losses[rows])).sum() > 1
     ]
     means, errors = np.array(pairs).reshape(-1, 2).T
-    if len(means) < 2 or not errors.all():
+    if len(means) < 2 or not np.nan_to_num(errors).all():
         return {"folds_judged": float(len(means))}
     weight = 1 / np.square(errors)
     away = means - (weight @ means) / weight.sum()

@@ -26,6 +26,7 @@ from pydantic import Field
 
 from stages._judging import judging_folds
 from stages._metrics import Labels, actual_labels, decide, nested_thresholds
+from stages._report_quality import base_loss
 from stages._report_rows import (
     Judged,
     by_slice,
@@ -280,7 +281,7 @@ def text(
         shares=", ".join(f"{name} {share:.1%}" for name, share in shares),
         n_train=len(judged.ids),
         n_judged=int(found["scores"]["rows"]),
-        base_loss=float(judged.base_losses().mean()),
+        base_loss=base_loss(judged, *judged.probabilities),
     )
 
 

@@ -28,12 +28,13 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import Field
 
-from stages._judging import judging_folds
+from stages._judging import judging_folds, mean_and_error
 from stages._report_quality import total_cost
-from stages._report_rows import mean_and_error, read_judged
+from stages._report_rows import read_judged
 from stages.base.cli import run
 from stages.base.folds import read_folds
 from stages.base.params import Params, read_params
+from stages.base.predictions import check_models
 from stages.base.tables import read_json, write_json, write_table
 from stages.base.tasks import Floats, Task, read_task
 
@@ -144,6 +145,7 @@ def main(
 ) -> None:
     """Measure the cascade of one dataset."""
     params = read_params(CascadeParams, dataset, "cascade")
+    check_models([params.cheap], predictions, f"params/{dataset}.yaml: cascade.cheap")
     task = read_task(labels)
     stored = read_folds(folds, task)
     judged = read_judged(task, stored, predictions, [params.cheap, ensemble])
@@ -168,7 +170,7 @@ def main(
     sure = confidence(task, judged.probabilities[params.cheap][rows])
     answered = sure >= nested_thresholds(sure, cheap, dear, fold, params)
     own = np.where(answered, cheap, dear)
-    lost, error = mean_and_error(own - dear)
+    lost, error = np.nan_to_num(mean_and_error(own - dear, judged.group[rows])).tolist()
     threshold = params.threshold
     if threshold is None:
         threshold = choose_threshold(sure, cheap, dear, params.most_lost)

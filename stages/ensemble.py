@@ -3,11 +3,12 @@ r"""Blend the models: weights that minimise the out-of-fold log loss.
 In: predictions of the members, and folds. Out: blended predictions and the weights. A blend has one
 of three forms: a mixture, with weights on the simplex; the same sharpened by a temperature (Guo et
 al. 2017); a product of powers (the logarithmic opinion pool, Genest and Zidek 1986), whose free
-weights also temper members that are too sure. All are judged nested: the rows of a fold are blended
-with weights that were fitted on the other folds. That judgement chooses the form, and its
-predictions are the out-of-fold predictions that are written; rows outside the train part get the
-weights fitted on all. Fitted and judged are the rows that every member predicted out of fold: where
-a transformer ran on one fold alone, parts of that fold stand in for the folds.
+weights also temper members that are too sure. All are judged
+nested: the rows of a fold are blended with weights that were fitted on the other folds, in the form
+that is best on these. That gives the out-of-fold predictions; rows outside the train part get the
+form that is best on all rows, fitted on all. Fitted and judged are the rows that every member
+predicted out of fold: where a transformer ran on one fold alone, parts of that fold stand in for
+the folds.
 
     python -m stages.ensemble --dataset demo --labels data/demo/labels.json \
         --folds data/demo/folds.parquet --members data/demo/predictions \
@@ -20,19 +21,21 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from pydantic import Field, field_validator
 
-from stages._judging import Rows, judging_folds
+from stages._judging import Rows, judging_folds, mean_and_error
+from stages.base import parallel
 from stages.base.cli import run
 from stages.base.cost import Cost
 from stages.base.errors import InputError
 from stages.base.folds import TRAIN, Folds, read_folds
 from stages.base.params import Params, read_params
-from stages.base.predictions import prediction_table
+from stages.base.predictions import check_models, prediction_table
 from stages.base.tables import (
     ID,
     PREDICTION,
@@ -194,15 +197,19 @@ def nested(
     return losses[judged], blends
 
 
-def choose(losses: Mapping[Form, Floats]) -> Form:
-    """The form to keep, by the nested losses of the same rows under each.
+def choose(losses: Mapping[Form, Floats], group: npt.NDArray[np.integer[Any]]) -> Form:
+    """The form to keep, by the nested losses of the same rows, of these groups, under each.
 
-    A temperature has to gain. A product has to gain more than the standard error of its gain over
-    the rows (the rule of Breiman et al. 1984, for the simpler of two that are as good).
+    One with more freedom has to gain more than the standard error of its gain (the rule of Breiman
+    et al. 1984, for the simpler of two that are as good): forms that differ by chance alone would
+    be chosen anew for each fold.
     """
-    simple: Form = min("mixture", "sharpened", key=lambda form: losses[form].mean())
-    gain = losses[simple] - losses["product"]
-    return "product" if gain.mean() > gain.std() / np.sqrt(len(gain)) else simple
+    best: Form = "mixture"
+    for form in FORMS[1:]:
+        gain, error = mean_and_error(losses[best] - losses[form], group)
+        if gain > error:
+            best = form
+    return best
 
 
 def load(weights: Path, task: Task) -> tuple[tuple[str, ...], Blend]:
@@ -279,6 +286,7 @@ def main(
     """Blend the predictions in the folder `members`."""
     clock, mirror = Cost(), Mirror("ensemble", dataset, [labels, folds])
     names = read_params(EnsembleParams, dataset, "ensemble").members
+    check_models(names, members, f"params/{dataset}.yaml: ensemble.members")
     task = read_task(labels)
     stored = read_folds(folds, task)
     stacks = read_members(members, names, stored.ids, task)
@@ -286,14 +294,20 @@ def main(
     complete = ~np.isnan(stacks[PREDICTION]).any(axis=(0, 2))
     judged = complete & (stored.part == TRAIN)
     stored = judging_folds(stored, judged)
-    tried = {form: nested(task, stacks[PREDICTION], stored, judged, form) for form in FORMS}
-    losses = {name: found[0] for name, found in tried.items()}
-    form = choose(losses)
-    blends = tried[form][1]
-    final = fit_blend(task, stacks[PREDICTION][:, judged], stored.targets[judged], form)
-    started = time.perf_counter()
-    blended = {prefix: apply(blends, final, stack, stored) for prefix, stack in stacks.items()}
-    seconds = time.perf_counter() - started
+    with parallel.one_blas_thread():
+        tried = {form: nested(task, stacks[PREDICTION], stored, judged, form) for form in FORMS}
+        losses = {form: found[0] for form, found in tried.items()}
+        fold, group = stored.fold[judged], stored.group[judged]
+        form = choose(losses, group)
+        blends = {}
+        for number in np.unique(fold).tolist():
+            other = fold != number
+            own = choose({f: rows[other] for f, rows in losses.items()}, group[other])
+            blends[number] = tried[own][1][number]
+        final = fit_blend(task, stacks[PREDICTION][:, judged], stored.targets[judged], form)
+        started = time.perf_counter()
+        blended = {prefix: apply(blends, final, stack, stored) for prefix, stack in stacks.items()}
+        seconds = time.perf_counter() - started
     table = prediction_table(stored, task, blended)
     write_table(table.iloc[np.flatnonzero(complete)], predictions)
     alone = {
@@ -312,7 +326,10 @@ def main(
     spent = clock.write(cost, fitted=weights, predict_ms_per_row=1e3 * seconds / len(stored.ids))
     mirror.finish(params={"members": names}, metrics=found | spent)
     log.info(
-        "ensemble: %s, nested log loss %.4f on %d rows", form, losses[form].mean(), judged.sum()
+        "ensemble: %s, nested log loss %.4f on %d rows",
+        form,
+        log_loss(task, stored.targets[judged], blended[PREDICTION][judged]),
+        judged.sum(),
     )
 
 

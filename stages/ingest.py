@@ -111,7 +111,7 @@ def build(records: Iterable[Sourced], task: Task) -> tuple[Any, Any, Any]:
     A row whose id an earlier row has is a reject.
     """
     schema, unlabelled = row_schema(task), (float("nan"),) * len(task.classes)
-    seen: set[str] = set()
+    seen: dict[str, str] = {}
     batches: list[Any] = []
     rows: list[tuple[Any, ...]] = []
     rejects: list[tuple[Any, ...]] = []
@@ -120,9 +120,9 @@ def build(records: Iterable[Sourced], task: Task) -> tuple[Any, Any, Any]:
         if isinstance(record, Reject):
             rejects.append((file, record.line, record.id, record.reason))
         elif record.id in seen:
-            rejects.append((file, record.line, record.id, "duplicate id"))
+            rejects.append((file, record.line, record.id, f"duplicate id, as in {seen[record.id]}"))
         else:
-            seen.add(record.id)
+            seen[record.id] = file
             rows.append((record.id, part, *record.texts, *(record.target or unlabelled)))
             if any(record.models):
                 strata.append((record.id, *record.models))

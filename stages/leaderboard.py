@@ -1,8 +1,8 @@
 r"""Put quality and cost of all models side by side, dataset by dataset.
 
 In: the metrics of the models of the datasets that params.yaml lists. Out: one table, in each
-dataset the best log loss first, as CSV and as Markdown. The cost of the ensemble is what it needs
-beyond its members.
+dataset the best log loss first, those judged on fewer rows last, as CSV and as Markdown. The cost
+of the ensemble is what it needs beyond its members.
 
     python -m stages.leaderboard --scores metrics/scores --cost metrics/cost --models svm \
         --models ensemble --csv metrics/leaderboard.csv --markdown-out metrics/leaderboard.md
@@ -10,6 +10,7 @@ beyond its members.
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from stages.base.cli import run
@@ -42,7 +43,10 @@ COST = ["wall_seconds", "cpu_seconds", "peak_memory_mb", "fitted_size_mb", "pred
 def leaderboard(
     scores: dict[str, dict[str, float]], cost: dict[str, dict[str, float]]
 ) -> pd.DataFrame:
-    """One row a model of one dataset, best log loss first; none for one that judged no row."""
+    """One row a model of one dataset, best log loss first; none for one that judged no row.
+
+    Those judged on fewer rows than others come last: the figures of different rows do not compare.
+    """
     rows = [
         {"model": model}
         | {name: found[name] for name in QUALITY if name in found}
@@ -50,7 +54,9 @@ def leaderboard(
         for model, found in scores.items()
         if found["rows"]
     ]
-    return pd.DataFrame(rows).sort_values(["log_loss", "model"], ignore_index=True)
+    table = pd.DataFrame(rows)
+    fewer = table["rows"] < table["rows"].max()
+    return table.iloc[np.lexsort((table["model"], table["log_loss"], fewer))].reset_index(drop=True)
 
 
 def markdown(table: pd.DataFrame, dataset: str) -> str:

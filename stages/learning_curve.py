@@ -134,7 +134,7 @@ def judge(task: Task, folds: Folds, fitted: CrossFit) -> dict[str, float]:
     actual = actual_labels(task, folds.targets)
     thresholds = nested_thresholds(actual, fitted.probabilities, folds.fold)
     given = decide(task, fitted.probabilities, thresholds)
-    found = probability_metrics(task, folds.targets, fitted.probabilities)
+    found = probability_metrics(task, folds.targets, fitted.probabilities, folds.group)
     found |= decision_metrics(task, actual, given)
     return {name: found[name] for name in METRICS if name in found}
 

@@ -107,13 +107,17 @@ def sources_of(source: Path) -> list[Path]:
     """The files of a folder or pattern, sorted; `source` itself where it is neither."""
     if source.is_dir():
         found = [path for path in source.iterdir() if path.suffix in READABLE]
-    elif any(sign in source.name for sign in "*?["):
+    elif not source.exists() and any(sign in source.name for sign in "*?["):
         found = list(source.parent.glob(source.name))
     else:
         return [source]
+    found = sorted(path for path in found if not path.name.startswith(("_", ".")))
     if not found:
-        raise InputError(f"{source}: no such files; expected some with a suffix in {READABLE}")
-    return sorted(path for path in found if not path.name.startswith(("_", ".")))
+        raise InputError(
+            f"{source}: no such files; expected some with a suffix in {READABLE}, their names not "
+            "starting with _ or a dot"
+        )
+    return found
 
 
 def outputs_of(sources: list[Path]) -> list[Path]:
@@ -124,7 +128,7 @@ def outputs_of(sources: list[Path]) -> list[Path]:
     """
     names = [Path(path.name.removesuffix(".tsv") + ".csv" if path.suffix == ".tsv" else path.name)
              for path in sources]  # fmt: skip
-    stems = [name.stem for name in names]
+    stems = [name.stem.removesuffix(".rejects") for name in names]
     twice = sorted({stem for stem in stems if stems.count(stem) > 1})
     if twice:
         raise InputError(f"input: several files are called {twice}; expected one of each name")

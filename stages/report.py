@@ -37,6 +37,7 @@ from stages import _report_charts as charts
 from stages._report_audits import findings, gains, seeds
 from stages._report_quality import (
     COST,
+    base_loss,
     gain,
     plotted,
     quality_of,
@@ -216,7 +217,7 @@ def context(looked: Looked, found: Found, final: str) -> dict[str, Any]:
     judged = looked.judged
     ranked = standings(judged, found.scores, found.cost)
     singles = [standing.model for standing in ranked if standing.model != final]
-    apart = differences(judged.losses(), final)
+    apart = differences(judged, final)
     return {
         "task": judged.task,
         "final": final,
@@ -225,7 +226,7 @@ def context(looked: Looked, found: Found, final: str) -> dict[str, Any]:
         "single": singles[0] if singles else None,
         "apart": apart[singles[0]] if singles else None,
         "gain": gain(judged, final),
-        "base_loss": float(judged.base_losses().mean()),
+        "base_loss": base_loss(judged, final),
         "n_judged": len(judged.ids),
         "quality": quality_of(found.scores, exclusive=judged.task.exclusive),
         "plotted": plotted(found.scores, exclusive=judged.task.exclusive),

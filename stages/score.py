@@ -24,6 +24,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -73,23 +74,30 @@ NO_CLASS = "(none)"  # in the confusion of several labels: a label too many, or 
 
 @dataclass(frozen=True)
 class Scored:
-    """Rows of one part: targets, probabilities, and the labels that they have and are given."""
+    """Rows of one part: targets, probabilities, groups, the labels that they have and are given."""
 
     targets: Floats
     probabilities: Floats
+    group: npt.NDArray[Any]
     actual: Labels
     given: Labels
 
 
-def scored(task: Task, targets: Floats, probabilities: Floats, thresholds: Floats) -> Scored:
+def scored(
+    task: Task,
+    targets: Floats,
+    probabilities: Floats,
+    group: npt.NDArray[Any],
+    thresholds: Floats,
+) -> Scored:
     """Decide with `thresholds`: one a class, or one a row and class."""
     actual = actual_labels(task, targets)
-    return Scored(targets, probabilities, actual, decide(task, probabilities, thresholds))
+    return Scored(targets, probabilities, group, actual, decide(task, probabilities, thresholds))
 
 
 def score(task: Task, part: Scored) -> dict[str, float]:
     """All metrics of one part."""
-    found = probability_metrics(task, part.targets, part.probabilities)
+    found = probability_metrics(task, part.targets, part.probabilities, part.group)
     found |= decision_metrics(task, part.actual, part.given)
     found["class_calibration_error"] = class_calibration_error(part.targets, part.probabilities)
     mean, bound = calibration_noise(task, part.probabilities)
@@ -237,7 +245,7 @@ def judge(task: Task, folds: Folds, predictions: Path, rows: Path) -> Sheet:
     thresholds = choose_thresholds(actual, probabilities)
     parts = judging_folds(folds, np.isin(np.arange(len(folds.ids)), place))
     nested = nested_thresholds(actual, probabilities, parts.fold[place])
-    oof = scored(task, targets, probabilities, nested)
+    oof = scored(task, targets, probabilities, folds.group[place], nested)
     found = score(task, oof)
     losses = task.row_losses(targets, probabilities)
     for fold in np.unique(folds.fold[place]).tolist():
@@ -318,14 +326,15 @@ def main(
 
 def read_dev(
     predictions: pd.DataFrame, folds: Folds, columns: list[str]
-) -> tuple[Floats, Floats] | None:
-    """Targets and probabilities of the labelled rows of the dev part; None where there are none."""
+) -> tuple[Floats, Floats, npt.NDArray[Any]] | None:
+    """Targets, probabilities and groups of the dev part's labelled rows; None without any."""
     table = predictions[predictions[PART] == DEV]
-    targets = folds.targets[pd.Index(folds.ids).get_indexer(pd.Index(table[ID]))]
+    place = pd.Index(folds.ids).get_indexer(pd.Index(table[ID]))
+    targets = folds.targets[place]
     labelled = ~np.isnan(targets).any(axis=1)
     if not labelled.any():
         return None
-    return targets[labelled], table.loc[labelled, columns].to_numpy()
+    return targets[labelled], table.loc[labelled, columns].to_numpy(), folds.group[place][labelled]
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ from stages.base.errors import InputError
 from stages.base.folds import DEV, NO_FOLD, TEST, TRAIN
 from stages.base.params import Params, read_params
 from stages.base.tables import FOLD, GROUP, ID, PART, TARGET, read_table, write_json, write_table
-from stages.base.tasks import Floats, Task, read_task
+from stages.base.tasks import Floats, Preference, Task, read_task
 
 log = logging.getLogger("verdict")
 
@@ -179,23 +179,32 @@ def make_folds(task: Task, targets: Floats, groups: Ints, params: SplitParams) -
 
     Args:
         task: Tells whether the classes are exclusive.
-        targets: `(n_rows, n_classes)`; a row has its likeliest class, or all from 0.5 on.
+        targets: `(n_rows, n_classes)`; a row is stratified by its likeliest class, or by all from
+            0.5 on.
         groups: `(n_rows,)`.
         params: Number of folds and seed.
 
     Raises:
-        InputError: A class has fewer groups than there are folds.
+        InputError: A class has a share in fewer groups than there are folds, so that a fold would
+            be fitted without it. A class of a preference may have none at all: some never tie.
     """
     likeliest = np.eye(len(task.classes), dtype=bool)[targets.argmax(axis=1)]
     has = likeliest if task.exclusive else targets >= 0.5
     found = {
-        TARGET + name: len(np.unique(groups[y]))
-        for name, y in zip(task.classes, has.T, strict=True)
+        name: len(np.unique(groups[y]))
+        for name, y in zip(task.classes, (targets > 0 if task.exclusive else has).T, strict=True)
     }
-    faults = [f"{name}: got {n} groups of rows" for name, n in found.items() if n < params.n_folds]
-    if faults:
-        expected = f"expected at least n_folds = {params.n_folds} groups in each class"
-        raise InputError.listing(f"rows: too few to make the folds; {expected}", faults)
+    few = {name: n for name, n in found.items() if n < params.n_folds}
+    if isinstance(task, Preference) and (none := [name for name, n in few.items() if not n]):
+        log.warning("split: no row has any share of %s: models learn that it never is", none)
+        few = {name: n for name, n in few.items() if n}
+    if few:
+        raise InputError.listing(
+            f"rows: too few to make the folds; expected at least n_folds = {params.n_folds} groups "
+            "of train rows in each class: make fewer folds, or join the class with another or "
+            "leave it out",
+            [f"{TARGET}{name}: got {n} groups of rows" for name, n in few.items()],
+        )
     folds = np.full(len(groups), NO_FOLD)
     for fold, (_, held) in enumerate(
         (_by_class if task.exclusive else _by_classes)(has, groups, params)

@@ -19,7 +19,7 @@ from typing import Annotated
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from stages._metrics import decide
 from stages.base.cli import run
@@ -51,14 +51,21 @@ class SubmitParams(Params):
     """Section `submit`.
 
     `columns` maps `id` and each class (or `id` and `label`, where `labels` says how to write it) to
-    the names in the file; `labels: null` wants probabilities, of at least `smallest`; `sample` is
-    the sample submission in the raw folder, or null.
+    the names in the file, in its order; `labels: null` wants probabilities, of at least
+    `smallest`; `sample` is the sample submission in the raw folder, or null.
     """
 
     columns: dict[str, str]
     labels: LabelParams | None
     sample: str | None
     smallest: Annotated[float, Field(gt=0, lt=0.1)]
+
+    @field_validator("columns")
+    @classmethod
+    def _differ(cls, columns: dict[str, str]) -> dict[str, str]:
+        if len(set(columns.values())) < len(columns):
+            raise ValueError("two have the same name; expected different ones")
+        return columns
 
 
 def clip(probabilities: Floats, smallest: float) -> Floats:
@@ -125,8 +132,8 @@ def submission(
     else:
         within = np.clip(values, params.smallest, 1 - params.smallest)
         frame = pd.DataFrame(within, columns=list(task.classes))
-    frame.insert(0, ID, ids.to_numpy())
-    return frame.rename(columns=params.columns)
+    frame[ID] = ids.to_numpy()
+    return frame[list(params.columns)].rename(columns=params.columns)
 
 
 def read_thresholds(path: Path, task: Task) -> Floats:
@@ -157,7 +164,7 @@ def main(
     params = read_params(SubmitParams, dataset, "submit")
     task = read_task(labels)
     expected = [ID, *(task.classes if params.labels is None else [LABEL])]
-    if list(params.columns) != expected:
+    if sorted(params.columns) != sorted(expected):
         raise InputError(
             f"params/{dataset}.yaml: submit.columns: got {list(params.columns)}; "
             f"expected the keys {expected}"
@@ -168,7 +175,9 @@ def main(
     if params.sample is None:
         ids = test[ID]
     else:
-        sample = pd.read_csv(raw / params.sample, dtype=str, encoding="utf-8-sig")
+        sample = pd.read_csv(  # an id may be "NA"
+            raw / params.sample, dtype=str, keep_default_na=False, encoding="utf-8-sig"
+        )
         if list(sample) != list(params.columns.values()):
             raise InputError(
                 f"{raw / params.sample}: got the columns {list(sample)}; "

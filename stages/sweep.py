@@ -4,7 +4,8 @@ In: a YAML file with the section `sweep`. Out: DVC experiments `<name of the fil
 and a table of them. Optuna (TPE) proposes values for a batch of `jobs` trials, DVC's queue runs
 them in copies of the repository, and the metric is read from the commit of each. A trial that fails
 is told as failed, and the sweep goes on. Stopped, by Ctrl-C too, the same command goes on where it
-was; the same seed and jobs give the same trials. Copies hold only what Git or DVC track.
+was; the same seed and jobs give the same trials. A changed plan wants a new file name. Copies hold
+only what Git or DVC track.
 
     sweep:                                          # sweep.yaml
       space:
@@ -33,7 +34,7 @@ from pydantic import Field
 from stages.base.cli import run
 from stages.base.errors import InputError
 from stages.base.params import Params, read_params
-from stages.base.space import Choices, Range, draw
+from stages.base.space import Space, draw
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -55,7 +56,7 @@ class Metric(Params):
 class SweepParams(Params):
     """Section `sweep`: keys of `space` are what `dvc exp run -S` takes, `<file>:<param>`."""
 
-    space: Annotated[dict[str, Range | Choices], Field(min_length=1)]
+    space: Annotated[dict[str, Space], Field(min_length=1)]
     metric: Metric
     seed: Annotated[int, Field(ge=0)]
 
@@ -107,15 +108,52 @@ class Queue:
         return {words[1]: words[-1] for words in lines if len(words) > 3 and words[1] in names}
 
     def _read(self, name: str) -> float | None:
-        from dvc.api import metrics_show
         from dvc.exceptions import DvcException
         from dvc.scm import SCMError
 
         try:
-            found = metrics_show(self.metric.file, rev=name).get(self.metric.key)
+            return read_metric(self.metric, name)
         except (DvcException, SCMError):  # no such experiment
             return None
-        return None if found is None else float(found)
+
+
+def read_metric(metric: Metric, revision: str | None = None) -> float:
+    """The metric at a revision, or in the workspace.
+
+    Raises:
+        InputError: There is no such file or no such number in it.
+    """
+    from dvc.api import metrics_show
+
+    try:
+        found = metrics_show(metric.file, rev=revision)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"sweep.metric.file: got {metric.file!r}; expected a file of metrics that a stage "
+            "writes (`dvc metrics show` lists those that there are)"
+        ) from error
+    if not isinstance(found.get(metric.key), int | float):
+        numbers = sorted(key for key, value in found.items() if isinstance(value, int | float))
+        raise InputError(
+            f"sweep.metric.key: no such number in {metric.file}, got {metric.key!r}; "
+            f"expected one of {numbers}"
+        )
+    return float(found[metric.key])
+
+
+def check_metric(metric: Metric) -> None:
+    """Refuse a metric that no experiment will have, before the first one runs.
+
+    Raises:
+        InputError: The file is no output of a stage, or is there and lacks the number.
+    """
+    from dvc.repo import Repo
+
+    with Repo(_wait_for_lock=True) as repo:
+        outs = {Path(out.fs_path) for out in repo.index.outs}
+    path = Path(metric.file)
+    if path.exists() or path.resolve() not in outs:
+        read_metric(metric)
 
 
 def override(key: str, value: Any) -> str:
@@ -138,13 +176,35 @@ def sweep(study: "Study", name: str, plan: SweepParams, trials: int, jobs: int, 
             drawn = {key: draw(trial, key, space) for key, space in plan.space.items()}
             batch[trial.number] = drawn
         names = {number: f"{name}-{number:03d}" for number in batch}
-        for number, values in batch.items():
-            if not (left and at.knows(names[number])):
-                at.put(names[number], values)
+        waiting = {n: values for n, values in batch.items() if not (left and at.knows(names[n]))}
+        while waiting:
+            number = next(iter(waiting))
+            try:
+                at.put(names[number], waiting[number])
+            except InputError:  # of these names none is ours, also in the next run
+                for number in waiting:
+                    study.tell(number, state=TrialState.FAIL)
+                raise
+            del waiting[number]
         found = at.results(names.values())
         for number in batch:
             _tell(study, number, names[number], found[names[number]])
         left = []
+
+
+def check_plan(study: "Study", plan: SweepParams, path: Path) -> None:
+    """Keep the plan with the study; trials of another plan would not compare.
+
+    Raises:
+        InputError: The study was made for another plan.
+    """
+    own = plan.model_dump(mode="json")
+    if study.user_attrs.get("plan", own) != own:
+        raise InputError(
+            f"{path}: got another plan than its {len(study.trials)} trials were made for; "
+            "expected the same, or a file of another name for a new sweep"
+        )
+    study.set_user_attr("plan", own)
 
 
 def _tell(study: "Study", number: int, name: str, value: float | None) -> None:
@@ -159,12 +219,14 @@ def _tell(study: "Study", number: int, name: str, value: float | None) -> None:
 
 
 def table(study: "Study", name: str) -> pd.DataFrame:
-    """A row for each trial, the best first, the failed last."""
+    """A row for each trial, the best first, the failed last; of the params' keys what differs."""
+    files = {key.rpartition(":")[0] for trial in study.trials for key in trial.params}
+    common = f"{files.pop()}:" if len(files) == 1 else ""
     lines = [
         {
             "experiment": f"{name}-{trial.number:03d}",
             "value": trial.value,
-            **{key.rpartition(":")[2]: value for key, value in trial.params.items()},
+            **{key.removeprefix(common): value for key, value in trial.params.items()},
         }
         for trial in study.trials
     ]
@@ -197,13 +259,17 @@ def main(*, space: Path, trials: int, jobs: int = 1, store: Path = STORE) -> Non
 
     if min(trials, jobs) < 1:
         raise InputError(f"--trials, --jobs: got {trials} and {jobs}; expected numbers from 1")
+    if space.suffix != ".yaml":
+        raise InputError(f"--space: got {str(space)!r}; expected a file with the suffix .yaml")
     plan = read_params(SweepParams, space.stem, "sweep", space.parent)
+    check_metric(plan.metric)
     store.parent.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         storage=f"sqlite:///{store}", study_name=space.stem, load_if_exists=True,
         direction=plan.metric.direction,
     )  # fmt: skip
+    check_plan(study, plan, space)
     sweep(study, space.stem, plan, trials, jobs, Queue(plan.metric, jobs))
     found = table(study, space.stem)
     print(found.to_string(index=False))  # noqa: T201 - for the person at the terminal

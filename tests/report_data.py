@@ -145,7 +145,7 @@ def _write_model(folder, task, model, ids, part, y, p, kept, fold):
         write_json({"rows": 0}, folder / "scores" / f"{model}.json")
         return
     limits = np.full(len(task.classes), 0.5)
-    oof = score.scored(task, y[rows], p[rows], limits)
+    oof = score.scored(task, y[rows], p[rows], rows, limits)
     found = score.score(task, oof) | ({"swap_error": 0.0} if task.symmetric else {})
     write_json(found, folder / "scores" / f"{model}.json")
     write_json(

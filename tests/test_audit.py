@@ -8,6 +8,7 @@ import pytest
 from stages import _audit_models as models
 from stages import _report_audits as shown
 from stages import audit
+from stages._judging import mean_and_error
 from stages._report_rows import Judged
 from stages.base.errors import InputError
 from stages.base.folds import Folds
@@ -46,16 +47,20 @@ def regression(folds, blocks):
 
 def test_clustered_error_of_groups_of_one_is_the_usual_one():
     values = np.random.default_rng(0).normal(size=50)
-    mean, error = audit.mean_and_clustered_error(values, np.arange(50))
+    mean, error = mean_and_error(values, np.arange(50))
     assert (mean, error) == pytest.approx((values.mean(), values.std(ddof=1) / np.sqrt(50)))
 
 
 def test_copies_of_rows_in_their_groups_make_no_mean_more_certain():
     values = np.append(np.random.default_rng(0).normal(size=50), np.nan)
-    once = audit.mean_and_clustered_error(values, np.arange(51))
-    assert audit.mean_and_clustered_error(
-        np.tile(values, 3), np.tile(np.arange(51), 3)
-    ) == pytest.approx(once)
+    once = mean_and_error(values, np.arange(51))
+    again = mean_and_error(np.tile(values, 3), np.tile(np.arange(51), 3))
+    assert again == pytest.approx(once)
+
+
+def test_error_of_one_group_and_mean_of_nothing_are_not_known():
+    assert np.isnan(mean_and_error(np.array([1.0, 2.0, np.nan]), np.array([0, 0, 1]))[1])
+    assert np.isnan(mean_and_error(np.array([np.nan]), np.array([0]))).all()
 
 
 # --- models that were not seen
@@ -176,7 +181,7 @@ def test_loss_far_below_what_the_truth_expects_shows_a_leak():
     folds, _, _ = made_up()
     leak = 0.5 * truth + 0.5 * targets
     p = {"honest": truth, "leaky": leak}
-    judged = Judged(Preference(), folds.ids, targets, p, p)
+    judged = Judged(Preference(), folds.ids, folds.group, targets, p, p)
     found = audit.audit_truth(judged, truth, folds)
     away, error = (found[f"honest_seen_less_expected{s}"] for s in ("", "_standard_error"))
     assert abs(away) < 3 * error

@@ -118,7 +118,7 @@ def test_every_later_row_with_an_id_is_rejected_also_across_parts(workspace):
         "file": ["train.csv", "train.csv", "test.csv"],
         "line": [4, 5, 3],
         "id": ["1", "1", "2"],
-        "reason": ["duplicate id"] * 3,
+        "reason": ["duplicate id, as in train.csv"] * 3,
     }
 
 
@@ -154,7 +154,7 @@ def test_too_many_rejects_stop_the_stage_with_the_most_frequent_reasons(workspac
     message = r"got 3 of 7 rows \(42.86%\); expected at most max_reject_share = 40.00%"
     with pytest.raises(InputError, match=message) as caught:
         run(max_reject_share=0.4)
-    assert "2 x duplicate id, first at raw/train.csv:4" in str(caught.value)
+    assert "2 x duplicate id, as in train.csv, first at raw/train.csv:4" in str(caught.value)
     assert "1 x wrong number of fields, first at raw/train.csv:6" in str(caught.value)
     assert not Path("out").exists()
 

@@ -22,6 +22,15 @@ def test_best_log_loss_comes_first_and_ties_are_ordered_by_name():
     assert list(found) == ["model", *leaderboard.QUALITY, *leaderboard.COST]
 
 
+def test_models_judged_on_fewer_rows_come_last():
+    scores = {
+        "all": QUALITY | {"log_loss": 1.0},
+        "some": QUALITY | {"rows": 20, "log_loss": 0.5},
+    }
+    table = leaderboard.leaderboard(scores, dict.fromkeys(scores, COST))
+    assert table["model"].tolist() == ["all", "some"]
+
+
 def test_markdown_has_a_line_a_model_and_the_same_columns_in_each():
     table = leaderboard.leaderboard({"svm": QUALITY | {"log_loss": 1.03456}}, {"svm": COST})
     title, empty, head, rule, row, end = leaderboard.markdown(table, "arena").split("\n")

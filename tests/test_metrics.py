@@ -50,7 +50,7 @@ def test_metrics_of_one_label_are_those_of_scikit_learn(one):
         }
     )
     losses = -np.log(probabilities[np.arange(300), y])
-    found = _metrics.probability_metrics(ONE, targets, probabilities)
+    found = _metrics.probability_metrics(ONE, targets, probabilities, np.arange(len(targets)))
     assert found.pop("expected_calibration_error") > 0  # by hand below
     assert found == pytest.approx(
         {
@@ -82,7 +82,7 @@ def test_metrics_of_several_labels_are_those_of_scikit_learn(several):
             ),
         }
     )
-    found = _metrics.probability_metrics(SEVERAL, targets, probabilities)
+    found = _metrics.probability_metrics(SEVERAL, targets, probabilities, np.arange(len(targets)))
     losses = [metrics.log_loss(y, p.clip(1e-15, 1 - 1e-15), labels=[0, 1]) for y, _, p in columns]
     assert found["log_loss"] == pytest.approx(np.mean(losses))
     assert found["brier"] == pytest.approx(
@@ -101,7 +101,7 @@ def test_class_without_rows_or_predictions_leaves_every_metric_finite(task, rows
     probabilities = np.array([[0.8, 0.1, 0.1, 0], [0.7, 0.2, 0.1, 0], [1, 0, 0, 0], [1, 0, 0, 0]])
     actual = _metrics.actual_labels(task, targets)
     given = _metrics.decide(task, probabilities, _metrics.choose_thresholds(actual, probabilities))
-    found = _metrics.probability_metrics(task, targets, probabilities)
+    found = _metrics.probability_metrics(task, targets, probabilities, np.arange(len(targets)))
     found |= _metrics.decision_metrics(task, actual, given)
     assert np.isfinite(list(found.values())).all()
     assert all(value >= 0 for value in found.values())

@@ -268,6 +268,23 @@ def test_files_that_differ_in_their_suffix_only_are_refused(trained, tmp_path):
         predict.main(shards, tmp_path / "out", dataset="demo", root=trained("demo"))
 
 
+def test_rejects_of_a_file_never_take_the_place_of_another(trained, tmp_path):
+    shards = shards_of(tmp_path / "shards")
+    (shards / "b.rejects.csv").write_bytes((shards / "a.csv").read_bytes())
+    with pytest.raises(InputError, match=r"several files are called \['b'\]"):
+        predict.main(shards, tmp_path / "out", dataset="demo", root=trained("demo"))
+
+
+def test_name_with_a_sign_of_patterns_is_that_file(tmp_path):
+    path = tmp_path / "x[1].csv"
+    path.touch()
+    assert predict.sources_of(path) == [path]
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "_x.csv").touch()
+    with pytest.raises(InputError, match="names not starting with _"):
+        predict.sources_of(tmp_path / "new")
+
+
 def test_a_pattern_without_files_is_refused(trained, tmp_path):
     with pytest.raises(InputError, match=r"\*\.csv: no such files; expected some"):
         predict.main(tmp_path / "*.csv", tmp_path / "out", dataset="demo", root=trained("demo"))

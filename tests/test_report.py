@@ -13,7 +13,7 @@ from stages import _report_rows as rows
 from stages import _report_worst as worst
 from stages import report
 from stages.base.errors import InputError
-from stages.base.tasks import MultiLabel, Preference
+from stages.base.tasks import MultiLabel, Preference, SingleLabel
 from tests.report_data import COST, HOSTILE, MARKDOWN, MODELS, write_results
 
 PAGE = Path(__file__).resolve().parents[1] / "stages" / "report_page"
@@ -71,7 +71,7 @@ def test_model_judged_on_fewer_rows_is_on_no_front():
 
 
 def test_mean_leaves_out_what_is_not_known():
-    mean, error = rows.mean_and_error(np.array([1.0, np.nan, 3.0]))
+    mean, error = rows.mean_and_error(np.array([1.0, np.nan, 3.0]), np.arange(3))
     assert (mean, error) == (2.0, pytest.approx(1.0))
 
 
@@ -99,7 +99,7 @@ def judged(p, targets, swapped=None):
     task = Preference()
     swapped = task.swap_classes(p) if swapped is None else swapped
     ids = pd.Series([str(i) for i in range(len(p))])
-    return rows.Judged(task, ids, targets, {"svm": p}, {"svm": swapped})
+    return rows.Judged(task, ids, np.arange(len(p)), targets, {"svm": p}, {"svm": swapped})
 
 
 def test_swap_audit_finds_a_model_that_knows_the_position():
@@ -120,8 +120,16 @@ def test_length_bias_counts_rows_with_a_preference_and_a_longer_answer():
 
 
 def test_difference_is_taken_on_the_rows_of_both():
-    losses = {"svm": np.array([1.0, 2.0, 3.0]), "minilm": np.array([np.nan, 1.0, 1.0])}
-    assert rows.differences(losses, "svm")["minilm"] == (-1.5, pytest.approx(0.5))
+    targets = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
+    right = {"svm": np.exp([-1.0, -2.0, -3.0, -3.0]), "minilm": np.exp([np.nan, -1.0, -1.0, -1.0])}
+    p = {name: np.column_stack([values, 1 - values]) for name, values in right.items()}
+    ids, group = pd.Series(list("wxyz")), np.array([0, 1, 2, 2])
+    known = rows.Judged(SingleLabel(("x", "y")), ids, group, targets, p, p)
+    mean, error = rows.differences(known, "svm")["minilm"]
+    assert mean == pytest.approx(-5 / 3)
+    deviations = np.array([2 / 3, -1 / 3 - 1 / 3])  # of the groups
+    assert error == pytest.approx(np.sqrt(2 * np.square(deviations).sum()) / 3)
+    assert quality.base_loss(known, "minilm") == 0.0
 
 
 def test_small_slices_are_left_out():
@@ -157,7 +165,8 @@ def test_worst_rows_come_first_with_what_they_have_and_were_given():
     task = MultiLabel(("x", "y"))
     targets = np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
     p = np.array([[0.9, 0.1], [0.05, 0.1], [0.5, 0.6]])
-    known = rows.Judged(task, pd.Series(["1", "2", "3"]), targets, {"svm": p}, {"svm": p})
+    ids = pd.Series(["1", "2", "3"])
+    known = rows.Judged(task, ids, np.arange(3), targets, {"svm": p}, {"svm": p})
     texts = pd.DataFrame({"text": [["one"], ["two"], ["three"]]})
     found = worst.worst_rows(known, "svm", texts, {"x": 0.5, "y": 0.7})
     assert [row.id for row in found] == ["2", "3", "1"]

@@ -43,7 +43,8 @@ def test_regret_is_zero_for_the_truth_and_the_divergence_otherwise(values):
 
 
 def confusion(task, targets, probabilities):
-    part = score.scored(task, targets, probabilities, np.full(len(task.classes), 0.5))
+    limits = np.full(len(task.classes), 0.5)
+    part = score.scored(task, targets, probabilities, np.arange(len(targets)), limits)
     return score.confusion(task, part.actual, part.given)
 
 

@@ -200,6 +200,22 @@ def test_class_with_fewer_groups_than_folds_is_refused():
         do_split(rows)
 
 
+def test_share_of_a_class_counts_though_it_is_never_the_likeliest():
+    soft = np.tile([0.5, 0.4, 0.1], (6, 1))
+    folds = split.make_folds(Preference(), soft, np.arange(6), make_params(n_folds=3))
+    assert np.bincount(folds).tolist() == [2, 2, 2]
+
+
+def test_preference_without_any_tie_is_split_and_told(caplog):
+    hard = np.eye(3)[[0, 1] * 6]
+    folds = split.make_folds(Preference(), hard, np.arange(12), make_params(n_folds=3))
+    assert np.bincount(folds).tolist() == [4, 4, 4]
+    assert "no row has any share of ['tie']" in caplog.text
+    hard[0] = [0, 0, 1]
+    with pytest.raises(InputError, match=r"make fewer folds, or join .*\n  y_tie: got 1 groups"):
+        split.make_folds(Preference(), hard, np.arange(12), make_params(n_folds=3))
+
+
 def test_seed_changes_folds_but_not_groups():
     rows = make_rows(distinct_prompts(60))
     one, same, other = (do_split(rows, seed=seed)[0] for seed in (1, 1, 2))

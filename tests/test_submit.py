@@ -68,6 +68,9 @@ def test_test_row_without_a_prediction_gets_the_class_shares(inputs, monkeypatch
     found = run_stage(inputs, monkeypatch).set_index("id")
     assert found.loc["lost"].tolist() == pytest.approx([0.5, 0.25, 0.25])
     assert "1 test rows have no prediction" in caplog.text
+    write_sample(inputs, [*TEST_IDS, "NA"])  # an id like any other
+    run_stage(inputs, monkeypatch)
+    assert "\nNA,0.5" in (inputs / "submission.csv").read_text(encoding="utf-8")
 
 
 def test_without_a_sample_each_test_id_stands_once(inputs, monkeypatch):
@@ -87,6 +90,18 @@ def test_sample_that_lacks_or_repeats_a_test_id_is_refused(inputs, monkeypatch):
         write_sample(inputs, ids)
         with pytest.raises(InputError, match=f"expected each test id once\n.*{fault}"):
             run_stage(inputs, monkeypatch)
+
+
+def test_columns_stand_in_the_order_of_the_params_and_differ(inputs, monkeypatch):
+    names = {"tie": "t", "a": "x", "b": "y", "id": "key"}
+    assert list(run_stage(inputs, monkeypatch, columns=names, sample=None)) == [
+        "t",
+        "x",
+        "y",
+        "key",
+    ]
+    with pytest.raises(InputError, match="two have the same name"):
+        run_stage(inputs, monkeypatch, columns=COLUMNS | {"a": "id"})
 
 
 def test_columns_that_do_not_name_every_class_are_refused(inputs, monkeypatch):

@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from stages import sweep as module
 from stages.base.errors import InputError
 from stages.base.params import read_params
-from stages.sweep import SweepParams, override, sweep, table
+from stages.sweep import SweepParams, check_plan, override, sweep, table
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAN = {
@@ -97,6 +97,46 @@ def test_stopped_sweep_goes_on_as_if_it_had_not_been_stopped(make_study, plan):
     assert toy.queued == whole.queued
 
 
+def test_experiment_of_another_sweep_is_never_taken_for_a_trial(make_study, plan):
+    class Taken(Toy):
+        def put(self, name, values):
+            if name in self.queued:
+                raise InputError(f"experiment {name} exists")
+            super().put(name, values)
+
+    toy = Taken()
+    toy.queued["a-001"] = {C: 0.1, LONGEST: 1}  # of a sweep whose store is gone
+    with pytest.raises(InputError, match="a-001 exists"):
+        sweep(make_study("a"), "a", plan, 4, 3, toy)
+    states = [trial.state.name for trial in make_study("a").trials]
+    assert states == ["RUNNING", "FAIL", "FAIL"]  # the first is under way
+    study = make_study("a")
+    sweep(study, "a", plan, 4, 3, toy)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "FAIL", "COMPLETE"]
+    assert [trial.params for trial in study.trials if trial.value] == [
+        toy.queued["a-000"], toy.queued["a-003"],
+    ]  # fmt: skip
+
+
+def test_changed_plan_is_refused(make_study, plan):
+    study = make_study("a")
+    check_plan(study, plan, Path("a.yaml"))
+    check_plan(make_study("a"), plan, Path("a.yaml"))
+    metric = plan.metric.model_copy(update={"direction": "maximize"})
+    other = plan.model_copy(update={"metric": metric})
+    with pytest.raises(InputError, match=r"a\.yaml: got another plan than its 0 trials were"):
+        check_plan(study, other, Path("a.yaml"))
+
+
+def test_columns_of_the_table_tell_files_apart(make_study, plan):
+    keys = ["params/a.yaml:x", "params/b.yaml:x"]
+    two = plan.model_copy(update={"space": dict(zip(keys, plan.space.values(), strict=True))})
+    study, toy = make_study("a"), Toy()
+    toy.loss = lambda name: toy.queued[name][keys[0]]
+    sweep(study, "a", two, 2, 2, toy)
+    assert list(table(study, "a")) == ["experiment", "value", *keys]
+
+
 def test_sweep_that_has_its_trials_runs_none(make_study, plan):
     sweep(make_study("a"), "a", plan, 2, 1, Toy())
     again = Toy()
@@ -117,6 +157,11 @@ def test_file_with_faults_lists_them_all(tmp_path):
     YAML(typ="safe").dump({"sweep": bad}, tmp_path / "mine.yaml")
     with pytest.raises(InputError, match=r"2 fault\(s\) in sweep\n.*direction.*\n.*seed"):
         read_params(SweepParams, "mine", "sweep", tmp_path)
+
+
+def test_other_suffix_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"--space: got '.*sweep\.yml'; expected a file with"):
+        module.main(space=tmp_path / "sweep.yml", trials=1)
 
 
 def test_no_trials_are_refused(tmp_path):
@@ -189,3 +234,12 @@ def test_sweep_over_a_pipeline_of_dvc(tmp_path):
     assert done.returncode == 1
     assert "y" in done.stderr
     assert "Traceback" not in done.stderr
+    for name, old, new, fault in (
+        ("file", "out.json", "oud.json", "sweep.metric.file: got 'oud.json'; expected a file"),
+        ("key", "key: loss", "key: lost", "got 'lost'; expected one of ['loss']"),
+    ):
+        (tmp_path / f"{name}.yaml").write_text(SWEEP.replace(old, new), encoding="utf-8")
+        done = call(*words, f"{name}.yaml")
+        assert done.returncode == 1
+        assert fault in done.stderr
+        assert "Traceback" not in done.stderr

@@ -6,6 +6,7 @@ work runs there (`stages.base.cluster`).
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from joblib import Parallel, cpu_count, delayed, parallel_config
@@ -33,6 +34,15 @@ def workers() -> int:
     if not given.isdecimal() or int(given) < 1:
         raise InputError(f"{WORKERS}: got {given!r}; expected a whole number from 1")
     return int(given)
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """BLAS on one thread, so that the number of cores does not change the last bits of a result."""
+    import scipy.linalg  # noqa: F401 - has a BLAS of its own, which is limited only once it is there
+
+    with threadpool_limits(limits=1):
+        yield
 
 
 def run(
@@ -68,7 +78,7 @@ def stream(
     options = (
         {"backend": "loky", "inner_max_num_threads": 1} if processes else {"backend": "threading"}
     )
-    with threadpool_limits(limits=1), parallel_config(**options):
+    with one_blas_thread(), parallel_config(**options):
         yield from Parallel(n_jobs=n_jobs, return_as="generator")(
             delayed(function)(item) for item in items
         )

@@ -1,8 +1,9 @@
 """One strict, typed section of a dataset's params file."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
@@ -11,6 +12,7 @@ from ruamel.yaml.error import YAMLError
 from stages.base.errors import InputError
 
 FILE = Path("params.yaml")  # what `dvc repro` builds
+LONGEST = 200  # letters of a value that an error shows
 FOLDER = Path("params")  # a file for each dataset, since DVC parses it whole once a stage
 
 
@@ -45,12 +47,10 @@ def read_params(kind: type[P], dataset: str, section: str, folder: Path = FOLDER
         tree = tree[step]
     try:
         return kind.model_validate_json(json.dumps(tree))
-    except (TypeError, ValueError) as error:
-        if isinstance(error, ValidationError):
-            faults = [_fault(section, fault) for fault in error.errors()]
-            raise InputError.listing(
-                f"{path}: {len(faults)} fault(s) in {section}", faults
-            ) from None
+    except ValidationError as error:
+        faults = faults_of(kind, tree, section, error)
+        raise InputError.listing(f"{path}: {len(faults)} fault(s) in {section}", faults) from None
+    except TypeError as error:
         raise InputError(
             f"{path}: {section}: {error}; expected numbers, strings, lists and maps"
         ) from error
@@ -76,7 +76,64 @@ def _read_tree(path: Path) -> Any:
         raise InputError(f"{path}: cannot be read: {error}") from error
 
 
-def _fault(name: str, fault: Any) -> str:
-    where = ".".join([name, *map(str, fault["loc"])])
-    got = "" if fault["type"] in {"missing", "extra_forbidden"} else f", got {fault['input']!r}"
-    return f"{where}: {fault['msg']}{got}"
+def faults_of(kind: type[BaseModel], tree: Any, name: str, error: ValidationError) -> list[str]:
+    """A line for each fault of `tree`: where it stands below `name`, what came, what is allowed.
+
+    Of a value that may be one of several types, each type has its faults: those that reach deeper
+    tell what was meant.
+    """
+    found = [(_place(tree, fault), fault) for fault in error.errors(include_url=False)]
+    places = {place for place, _ in found}
+    deeper = {place[:end] for place in places for end in range(len(place))}
+    return [
+        ".".join([name, *place]) + _wrong(kind, place, fault)
+        for place, fault in found
+        if place not in deeper or fault["type"] == "value_error"
+    ]
+
+
+def _place(tree: Any, fault: Any) -> tuple[str, ...]:
+    """The keys that lead to a fault, without what pydantic puts in for the type it tried."""
+    place: list[str] = []
+    is_tagged = False
+    for step in fault["loc"]:
+        is_map = isinstance(tree, dict)
+        if is_map and step in (tree.get("format"), tree.get("kind")) and not is_tagged:
+            is_tagged = True  # of a union: its own key may follow
+        elif (is_map and step in tree) or (isinstance(tree, list) and isinstance(step, int)):
+            tree, is_tagged = tree[step], False
+            place.append(str(step))
+    return (*place, str(fault["loc"][-1])) if fault["type"] == "missing" else tuple(place)
+
+
+def _wrong(kind: type[BaseModel], place: tuple[str, ...], fault: Any) -> str:
+    got = repr(fault["input"])
+    got = got if len(got) <= LONGEST else got[:LONGEST] + "..."
+    match fault["type"]:
+        case "missing":
+            return ": missing; expected a value"
+        case "extra_forbidden":
+            return f": unknown key, got {got}; expected one of {_keys(kind, place[:-1])}"
+        case "union_tag_invalid":
+            key = fault["ctx"]["discriminator"].strip("'")
+            return f".{key}: got {fault['ctx']['tag']!r}; expected {fault['ctx']['expected_tags']}"
+        case "union_tag_not_found":
+            return f".{fault['ctx']['discriminator'].strip(chr(39))}: missing; expected a value"
+        case "value_error" if isinstance(fault["input"], dict):
+            return f": {fault['ctx']['error']}"
+    return f": {fault['msg'].removeprefix('Value error, ')}, got {got}"
+
+
+def _keys(kind: type[BaseModel], place: Iterable[str]) -> list[str]:
+    """The keys that are known at a place; names in a mapping and numbers in a list lead nowhere."""
+    kinds = [kind]
+    for step in place:
+        fields = [one.model_fields[step] for one in kinds if step in one.model_fields]
+        kinds = [found for field in fields for found in _models(field.annotation)] or kinds
+    return sorted({key for one in kinds for key in one.model_fields})
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for part in get_args(annotation) for found in _models(part)]

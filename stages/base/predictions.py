@@ -1,15 +1,30 @@
 """The predictions table: the narrow waist between models and everything behind them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from stages.base.errors import InputError
 from stages.base.folds import AUGMENTED, TRAIN, Folds
 from stages.base.tables import ID, PART
 from stages.base.tasks import Floats, Task
 
 OOF = "oof"  # part of the rows that were predicted out of fold
+
+
+def check_models(names: Iterable[str], folder: Path, param: str) -> None:
+    """That each model that a param names has predictions in `folder`.
+
+    Raises:
+        InputError: Some have none; it names the `param`.
+    """
+    known = sorted(path.stem for path in folder.glob("*.parquet"))
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(
+            f"{param}: no predictions in {folder}, got {unknown}; expected some of {known}"
+        )
 
 
 def prediction_table(folds: Folds, task: Task, values: Mapping[str, Floats]) -> pd.DataFrame:

@@ -1,8 +1,8 @@
 """What a search draws from: ranges of numbers and lists of values."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from stages.base.params import Params
 
@@ -17,11 +17,29 @@ class Range(Params):
     high: int | float
     log: bool
 
+    @model_validator(mode="after")
+    def _is_range(self) -> "Range":
+        if self.low > self.high:
+            raise ValueError(f"low is {self.low}, high is {self.high}; expected low <= high")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low is {self.low}; expected more than 0 where log is true")
+        return self
+
 
 class Choices(Params):
     """A list of values."""
 
     choices: Annotated[tuple[bool | int | float | str | None, ...], Field(min_length=1)]
+
+
+def _kind(values: Any) -> str:
+    given = isinstance(values, dict) and "choices" in values
+    return "of_choices" if given or isinstance(values, Choices) else "of_range"
+
+
+Space: TypeAlias = Annotated[
+    Annotated[Range, Tag("of_range")] | Annotated[Choices, Tag("of_choices")], Discriminator(_kind)
+]
 
 
 def draw(trial: Any, key: str, space: Range | Choices) -> Any:

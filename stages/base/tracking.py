@@ -29,6 +29,7 @@ from typing import Any, TypeAlias
 log = logging.getLogger("verdict")
 
 PATIENCE = 0.1  # seconds
+PATIENCE_OF_WRITERS = 600  # seconds; they wait for each other, no stage waits for them
 CODE = Path(__file__).resolve().parents[2]
 # MLflow's own defaults keep at it for minutes.
 NETWORK = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
@@ -137,7 +138,9 @@ def write(start: Message, messages: "SimpleQueue[Message | None]", server: str |
     root = Path(start["root"])
     store, tags = f"sqlite:///{root / 'mlflow.db'}", _tags(start["dataset"])
     # MLflow does not guard the tables that it makes at the first use of a store
-    with nullcontext() if server else FileLock(root / "mlflow.db.lock", timeout=60):
+    with (
+        nullcontext() if server else FileLock(root / "mlflow.db.lock", timeout=PATIENCE_OF_WRITERS)
+    ):
         client = MlflowClient(server or store)
         artifacts = None if server else (root / "mlruns").as_uri()
         number = _experiment(client, start["dataset"], artifacts)

@@ -245,7 +245,8 @@ def fit_latent(blocks: Sequence[Block], params: TfidfParams, rows: Indices | Non
         format="csr",
     )
     components = min(params.lsa_components, *sample.shape)
-    svd = TruncatedSVD(components, random_state=params.seed).fit(sample)
+    with parallel.one_blas_thread():
+        svd = TruncatedSVD(components, random_state=params.seed).fit(sample)
     return Latent(idf, svd.components_.astype(np.float32))
 
 

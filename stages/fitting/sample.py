@@ -111,7 +111,7 @@ def make_sample(
         total = np.bincount(stratum, weight)
         weight = weight * (weight.sum() / (np.count_nonzero(total) * total[stratum]))
     if balance == "oversampling":
-        drawn = _oversample(stratum, seed)
+        drawn = _oversample(stratum, weight, seed)
         natural = (weight / np.bincount(drawn))[drawn]
         row, stratum, weight = row[drawn], stratum[drawn], weight[drawn]
     X = design.X if np.array_equal(row, np.arange(design.X.shape[0])) else design.X[row]
@@ -127,12 +127,11 @@ def _rarest(targets: Floats) -> Indices:
     return rarest
 
 
-def _oversample(y: npt.NDArray[np.intp], seed: int) -> Indices:
+def _oversample(y: npt.NDArray[np.intp], weight: Floats, seed: int) -> Indices:
     rng = np.random.default_rng(seed)
-    size = np.bincount(y)
+    size, total = np.bincount(y), np.bincount(y, weight)
     drawn = [np.arange(len(y))]
-    drawn += [
-        rng.choice(np.flatnonzero(y == number), size.max() - size[number])
-        for number in np.flatnonzero(size)
-    ]
+    for number in np.flatnonzero(size):
+        missing = (total.max() - total[number]) * size[number] / total[number]
+        drawn.append(rng.choice(np.flatnonzero(y == number), round(missing)))
     return np.concatenate(drawn)

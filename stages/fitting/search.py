@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 import pandas as pd
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from stages.base.errors import InputError
-from stages.base.params import Params
-from stages.base.space import Choices, Range, draw
+from stages.base.params import Params, faults_of
+from stages.base.space import Choices, Space, draw
 from stages.fitting.design import SourceParams
 from stages.fitting.sample import Balance
 
@@ -25,7 +25,7 @@ class SearchParams(Params):
     sampler: Literal["random", "tpe", "grid"]
     trials: Annotated[int, Field(ge=1)]
     seed: Annotated[int, Field(ge=0)]
-    space: Annotated[dict[str, Range | Choices], Field(min_length=1)]
+    space: Annotated[dict[str, Space], Field(min_length=1)]
 
 
 class ModelParams(Params):
@@ -65,6 +65,8 @@ def search(given: M, evaluate: Callable[[Sequence[M]], Iterable[float]]) -> pd.D
     plan = given.search
     if plan is None:
         return pd.DataFrame([{"trial": 0, "log_loss": loss} for loss in evaluate([given])])
+    if faults := space_faults(given, plan):
+        raise InputError.listing(f"{len(faults)} fault(s) in search.space", faults)
     sampler, own = _sampler(plan), {key: _get(given, key) for key in plan.space}
     import optuna
 
@@ -93,11 +95,31 @@ def search(given: M, evaluate: Callable[[Sequence[M]], Iterable[float]]) -> pd.D
     )
 
 
+def space_faults(given: ModelParams, plan: SearchParams) -> list[str]:
+    """Keys of the space that are no params, and ends of ranges and choices that these refuse."""
+    faults = []
+    for key, space in plan.space.items():
+        ends = space.choices if isinstance(space, Choices) else (space.low, space.high)
+        if plan.sampler == "grid" and not isinstance(space, Choices):
+            faults.append(f"search.space.{key}: got a range; expected choices for a grid")
+        try:
+            _get(given, key)
+        except InputError as error:
+            faults.append(str(error))
+            continue
+        for value in ends:
+            try:
+                replaced(given, {key: value})
+            except InputError as error:
+                faults.append(str(error))
+    return list(dict.fromkeys(faults))
+
+
 def replaced(given: M, values: Mapping[str, Any]) -> M:
     """`given` with some params replaced, checked like the file.
 
     Raises:
-        InputError: A key or value is not allowed.
+        InputError: A value is not allowed.
     """
     tree = given.model_dump(mode="json")
     for key, value in values.items():
@@ -108,18 +130,17 @@ def replaced(given: M, values: Mapping[str, Any]) -> M:
         branch[last] = value
     try:
         return type(given).model_validate_json(json.dumps(tree))
-    except ValueError as error:
-        raise InputError(f"search.space: {error}") from error
+    except ValidationError as error:
+        faults = faults_of(type(given), tree, "search.space", error)
+        raise InputError("\n  ".join(faults)) from None
 
 
 def _get(given: ModelParams, key: str) -> Any:
     tree: Any = given.model_dump(mode="json")
     for step in key.split("."):
         if not isinstance(tree, dict) or step not in tree:
-            raise InputError(
-                f"search.space: no such param, got {key!r}; "
-                f"expected one of {sorted(given.model_dump())}"
-            )
+            known = sorted(tree) if isinstance(tree, dict) else "no dot"
+            raise InputError(f"search.space.{key}: no such param, got {step!r}; expected {known}")
         tree = tree[step]
     return tree
 
@@ -137,8 +158,5 @@ def _sampler(plan: SearchParams) -> Any:
 
     if plan.sampler == "grid":
         choices = {k: list(s.choices) for k, s in plan.space.items() if isinstance(s, Choices)}
-        ranges = sorted(plan.space.keys() - choices)
-        if ranges:
-            raise InputError(f"search.space: got a range for {ranges}; expected choices for a grid")
         return GridSampler(choices, seed=plan.seed)
     return (RandomSampler if plan.sampler == "random" else TPESampler)(seed=plan.seed)

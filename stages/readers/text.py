@@ -29,11 +29,11 @@ or votes that `share` the row among the classes; or a fault (`refuse`); or no ro
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from stages.base.errors import InputError
 from stages.base.folds import DEV, TEST, TRAIN
@@ -83,6 +83,13 @@ class ClassLabel(Params):
     numbers_from: Annotated[int, Field(ge=0)] | None
     separator: Annotated[str, Field(min_length=1)] | None
     several: Literal["refuse", "leave_out", "share", "all"]
+
+    @field_validator("classes")
+    @classmethod
+    def _named(cls, classes: tuple[str, ...] | str) -> tuple[str, ...] | str:
+        if not isinstance(classes, str) and (wrong := wrong_names(classes)):
+            raise ValueError(f"{wrong} blank, in blanks or twice; expected each name once")
+        return classes
 
     @property
     def task(self) -> str:
@@ -176,6 +183,16 @@ class TextReader(Reader):
     longest: Annotated[int, Field(ge=1)]
     label: Annotated[ClassLabel | ProbabilityLabel, Field(discriminator="kind")]
 
+    @model_validator(mode="after")
+    def _numbered(self) -> "TextReader":
+        stems = [Path(file).stem for _, file in self.files]
+        if self.columns.id is None and len(set(stems)) < len(stems):
+            raise ValueError(
+                f"columns.id: null makes ids of the files' names, got {stems}; expected files of "
+                "different names, or a column of ids"
+            )
+        return self
+
     @property
     def kind(self) -> str:
         """The kind of task that the reader has targets for."""
@@ -220,7 +237,9 @@ class TextReader(Reader):
             return faults
         first = itertools.islice(file_records(path, needed, layout), PROBED)
         texts = [record.fields.get(self.columns.text) for record in first if record.fault is None]
-        if texts and not any(math.isnan(as_number(text)) for text in texts):
+        # a few texts to predict may be numbers; in a labelled file it is the wrong column
+        enough = texts and (labelled or len(texts) == PROBED)
+        if enough and not any(math.isnan(as_number(text)) for text in texts):
             return [
                 f"{path}: column {self.columns.text!r} holds numbers, got {texts[0]!r}; "
                 "expected texts"
@@ -285,7 +304,14 @@ def read_names(path: Path) -> tuple[str, ...]:
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: cannot be read as UTF-8: {error}") from error
     names = tuple(line.strip() for line in lines)
-    wrong = sorted({name for name in names if not name or names.count(name) > 1})
-    if wrong:
+    if wrong := wrong_names(names):
         raise InputError(f"{path}: got {wrong} blank or twice; expected a name a line, each once")
     return names
+
+
+def wrong_names(names: Sequence[str]) -> list[str]:
+    """Names that no cell can hold (blank, or with blanks around), and those that stand twice."""
+    known = list(names)
+    return sorted(
+        {name for name in known if name.strip() != name or not name or known.count(name) > 1}
+    )

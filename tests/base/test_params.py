@@ -1,10 +1,10 @@
 import json
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pytest
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from stages.base.errors import InputError
 from stages.base.params import Params, read_datasets, read_params
@@ -54,7 +54,7 @@ def test_all_faults_of_a_section_are_named_in_one_message():
         "model.rate: Input should be less than 1, got 7",
         "model.count: Input should be a valid integer, got 'three'",
         "model.inner.size: Input should be greater than or equal to 1, got 0",
-        "model.inner.typo: Extra inputs are not permitted",
+        "model.inner.typo: unknown key, got 1; expected one of ['size']",
     ):
         assert expected in str(caught.value)
 
@@ -62,8 +62,69 @@ def test_all_faults_of_a_section_are_named_in_one_message():
 def test_missing_and_unknown_keys_are_named_together():
     with pytest.raises(InputError, match=r"2 fault\(s\)") as caught:
         read_section(count=None, cuont=3)
-    assert "model.count: Field required" in str(caught.value)
-    assert "model.cuont: Extra inputs are not permitted" in str(caught.value)
+    assert "model.count: missing; expected a value" in str(caught.value)
+    assert "model.cuont: unknown key, got 3; expected one of ['count'," in str(caught.value)
+
+
+class Shape(Params):
+    kind: Literal["corners"]
+    corners: tuple[str, ...] | str
+
+
+class Disc(Params):
+    kind: Literal["disc"]
+    radius: int
+
+
+class Drawing(Params):
+    shape: Annotated[Shape | Disc, Field(discriminator="kind")]
+    named: dict[str, Disc]
+
+    @model_validator(mode="after")
+    def _fits(self):
+        raise ValueError("nothing fits; expected less")
+
+
+@pytest.mark.parametrize(
+    ("shape", "faults"),
+    [
+        ({"kind": "corners", "corners": [1]}, ["shape.corners.0: Input should be a valid string"]),
+        ({"kind": "corners"}, ["shape.corners: missing; expected a value"]),
+        (
+            {"kind": "disc", "radius": 1, "size": 2},
+            ["shape.size: unknown key, got 2; expected one of ['corners', 'kind', 'radius']"],
+        ),
+        ({"kind": "square"}, ["shape.kind: got 'square'; expected 'corners', 'disc'"]),
+        ({"radius": 1}, ["shape.kind: missing; expected a value"]),
+        ({"kind": "disc", "radius": "x" * 300}, ["shape.radius: Input should be a valid integer"]),
+    ],
+)  # fmt: skip
+def test_fault_within_a_union_is_told_where_it_stands_in_the_file(shape, faults):
+    text = json.dumps({"model": {"shape": shape, "named": {}}})
+    Path("params").mkdir()
+    Path("params/demo.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        read_params(Drawing, "demo", "model")
+    lines = str(caught.value).splitlines()[1:]
+    assert len(lines) == len(faults)
+    for line, fault in zip(lines, faults, strict=True):
+        assert line.startswith(f"  model.{fault}")
+        assert len(line) < 300
+
+
+def test_fault_in_a_mapping_names_its_key_and_a_rule_over_all_shows_no_dump():
+    disc = {"kind": "disc", "radius": 1}
+    Path("params").mkdir()
+    unknown = "named.big.r: unknown key, got 2; expected one of ['kind', 'radius']"
+    for named, fault in (
+        ({"big": disc | {"r": 2}}, unknown),
+        ({"big": disc}, "nothing fits; expected less"),
+    ):
+        text = json.dumps({"model": {"shape": disc, "named": named}})
+        Path("params/demo.yaml").write_text(text, encoding="utf-8")
+        with pytest.raises(InputError) as caught:
+            read_params(Drawing, "demo", "model")
+        assert str(caught.value).splitlines()[1:] in ([f"  model.{fault}"], [f"  model: {fault}"])
 
 
 def test_exponent_without_a_point_is_a_number():

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy import sparse
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+from threadpoolctl import threadpool_limits
 
 from stages.base.blocks import read_blocks
 from stages.base.errors import InputError
@@ -140,6 +141,18 @@ def test_svd_is_that_of_the_weighed_matrix_and_the_same_twice():
     np.testing.assert_allclose(abs(np.sum(latent.components * expected, axis=1)), 1, atol=1e-4)
     again = tfidf.fit_latent(blocks, params)
     np.testing.assert_array_equal(again.components, latent.components)
+
+
+def test_svd_does_not_depend_on_the_threads_of_blas():
+    rng = np.random.default_rng(0)
+    X = sparse.random(4000, 1500, 0.02, "csr", np.float32, random_state=rng)
+    block = Block(X, tuple(map(str, range(1500))))
+    found = []
+    for n in (1, 2):
+        with threadpool_limits(limits=n):
+            params = make_params().model_copy(update={"lsa_components": 64, "lsa_texts": 4000})
+            found.append(tfidf.fit_latent([block], params).components)
+    np.testing.assert_array_equal(*found)
 
 
 def test_keys_that_would_not_fit_into_64_bits_are_refused(monkeypatch):

@@ -1,9 +1,11 @@
 import os
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
+from stages.finetune.training import checkpoint
 from stages.finetune.training.checkpoint import Checkpoint, Finished, finish, scratch_key
 from stages.finetune.training.classifier import build
 from stages.finetune.training.loop import Fit
@@ -86,7 +88,7 @@ def test_finished_model_is_read_as_it_was_written(params, tmp_path):
     assert (found.model / "head.safetensors").is_file()
 
 
-def test_key_changes_with_params_files_backbone_and_place(make_params, tmp_path):
+def test_key_changes_with_params_files_backbone_place_and_code(make_params, tmp_path, monkeypatch):
     data, network = tmp_path / "data", tmp_path / "network"
     for folder in (data, network):
         folder.mkdir()
@@ -103,3 +105,13 @@ def test_key_changes_with_params_files_backbone_and_place(make_params, tmp_path)
     keys.append(key())
     assert len(set(keys)) == 5
     assert key() == keys[-1]
+    code = checkpoint.CODE
+    for changed in ("finetune/_network.py", "finetune/training/loop.py", "base/tasks.py"):
+        parts = [tmp_path / changed / part.name for part in code]
+        for part, copy in zip(code, parts, strict=True):
+            shutil.copytree(part, copy)
+        monkeypatch.setattr(checkpoint, "CODE", parts)
+        assert key() == keys[-1]
+        with (parts[0].parent / changed).open("a") as file:
+            file.write("# changed\n")
+        assert key() != keys[-1]

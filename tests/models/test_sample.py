@@ -74,6 +74,13 @@ def test_oversampling_keeps_all_rows_and_repeats_only_rarer_classes(task, design
     assert not np.array_equal(sample.X, other.X)
 
 
+def test_oversampling_goes_by_the_shares_of_soft_targets(task, design):
+    soft = np.tile([0.8, 0.15, 0.05], (len(CLASSES), 1))
+    sample = make(task, design, "oversampling", soft)
+    total = np.bincount(sample.y, sample.weight)
+    np.testing.assert_allclose(total, total[0], rtol=0.01)
+
+
 def test_class_without_rows_is_left_alone_by_balancing(task, design):
     targets = np.eye(3)[np.minimum(CLASSES, 1)]  # no ties
     for balance in ("weights", "oversampling"):

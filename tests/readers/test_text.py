@@ -90,7 +90,7 @@ def test_without_quoting_a_quote_is_a_sign_and_a_record_is_a_line(tmp_path):
 
 def test_rows_without_ids_are_named_by_file_and_line(tmp_path):
     path = write(tmp_path / "t.csv", [["a", "glad"], ["b", "x"], ["c", "sad"]], NAMES[1:])
-    plain = reader(columns={"id": None, "text": "body"})
+    plain = reader(columns={"id": None, "text": "body"}, test="u.csv")
     assert plain.faults(path, labelled=True) == []
     assert [record.id for record in plain.read(path, labelled=True)] == ["t:2", "t:3", "t:4"]
 
@@ -204,6 +204,24 @@ def test_text_of_80_megabytes_is_a_reject(tmp_path):
     assert found == [
         Reject(2, "x", "text of more than 1000 characters"), Row(3, "y", ("t",), (1.0, 0.0)),
     ]  # fmt: skip
+
+
+def test_few_texts_to_predict_may_be_numbers(tmp_path):
+    few = write(tmp_path / "few.csv", [["x", "7"], ["y", "8"]], NAMES[:2])
+    assert reader().faults(few, labelled=False) == []
+    many = write(tmp_path / "many.csv", [[f"x{i}", "7"] for i in range(100)], NAMES[:2])
+    assert "holds numbers" in reader().faults(many, labelled=False)[0]
+
+
+def test_files_of_one_name_cannot_give_ids():
+    with pytest.raises(ValidationError, match="expected files of different names"):
+        reader(columns={"id": None, "text": "body"}, train="a/t.csv", test="b/t.csv")
+
+
+@pytest.mark.parametrize("names", [("glad", ""), ("glad ", "sad"), ("glad", "glad")])
+def test_names_that_no_cell_can_hold_are_refused(names):
+    with pytest.raises(ValidationError, match="expected each name once"):
+        reader({"classes": names})
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])

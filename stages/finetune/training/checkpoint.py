@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from stages.finetune._network import Classifier
 
 
+STAGES = Path(__file__).resolve().parents[2]
+CODE = (STAGES / "finetune", STAGES / "base")
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """The state of one training that is under way, in one file."""
@@ -102,13 +106,15 @@ def finish(
 def scratch_key(params: FinetuneParams, inputs: Iterable[Path], place: str) -> str:
     """Hash of all that the result depends on.
 
-    Params, the bytes of the files and folders in `inputs`, this code, the libraries, the number of
-    processes and kind of device in `place`; of a local backbone names, sizes and times of files.
+    Params, the bytes of the files and folders in `inputs`, the code of `stages/finetune` and
+    `stages/base`, the libraries, the number of processes and kind of device in `place`; of a local
+    backbone names, sizes and times of files.
     """
     digest = hashlib.sha256(params.model_dump_json().encode())
     libraries = [f"{name} {version(name)}" for name in ("torch", "transformers", "peft")]
     digest.update(repr([place, *libraries]).encode())
-    for file in _files([*inputs, *sorted(Path(__file__).parent.glob("*.py"))]):
+    code = [file for part in CODE for file in sorted(part.rglob("*.py"))]
+    for file in _files([*inputs, *code]):
         with file.open("rb") as stream:
             digest.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
     if params.backbone.name.startswith((".", "/")):
