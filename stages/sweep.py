@@ -4,8 +4,9 @@ In: a YAML file with the section `sweep`. Out: DVC experiments `<name of the fil
 and a table of them. Optuna (TPE) proposes values for a batch of `jobs` trials, DVC's queue runs
 them in copies of the repository, and the metric is read from the commit of each. A trial that fails
 is told as failed, and the sweep goes on. Stopped, by Ctrl-C too, the same command goes on where it
-was; the same seed and jobs give the same trials. A changed plan wants a new file name. Copies hold
-only what Git or DVC track.
+was; the same seed and jobs give the same trials. A changed plan wants a new file name. The best
+of many trials on the rows that they are judged on is a little too good: run it again with other
+seeds. Copies hold only what Git or DVC track.
 
     sweep:                                          # sweep.yaml
       space:
