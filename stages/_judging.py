@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stages.base.folds import NO_FOLD, Folds
+from stages.base.folds import NO_FOLD, Folds, parts_of_groups
 from stages.base.tasks import Floats
 
 PARTS = 5  # of the one fold that was predicted
@@ -45,6 +45,5 @@ def judging_folds(folds: Folds, judged: Rows) -> Folds:
     """
     if len(np.unique(folds.fold[judged])) > 1:
         return folds
-    groups, member = np.unique(folds.group, return_inverse=True)
-    part = np.random.default_rng(0).permutation(len(groups)) % PARTS
-    return replace(folds, fold=np.where(judged, part[member], NO_FOLD))
+    part = parts_of_groups(folds.group, PARTS, seed=0)
+    return replace(folds, fold=np.where(judged, part, NO_FOLD))

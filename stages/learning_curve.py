@@ -43,7 +43,7 @@ from stages.base.tasks import Task, read_task
 from stages.base.tracking import Mirror
 from stages.fitting.crossfit import CrossFit, crossfit
 from stages.fitting.design import FeatureSets
-from stages.fitting.sample import Sample
+from stages.fitting.sample import Sample, rarest
 from stages.fitting.search import ModelParams
 from stages.fitting.seeds import Fit, Model, with_params
 from stages.fitting.train import read_sets
@@ -108,14 +108,6 @@ class Candidate:
         return cls(params, with_params(fit, params))
 
 
-def strata(task: Task, folds: Folds) -> npt.NDArray[np.intp]:
-    """The rarest class of each row, `(n_rows,)`; the number of classes where a row has none."""
-    actual = actual_labels(task, folds.targets)
-    size = np.where(actual, actual.sum(axis=0), len(actual) + 1)
-    rarest = np.where(actual.any(axis=1), size.argmin(axis=1), actual.shape[1])
-    return np.asarray(rarest, np.intp)
-
-
 def fewer_rows(folds: Folds, stratum: npt.NDArray[np.intp], fraction: float, seed: int) -> Folds:
     """For each fold the first rows, in one random order, of each stratum of its training rows."""
     order = np.random.default_rng(seed).permutation(len(folds.ids))
@@ -150,7 +142,7 @@ def learning_curve(
 
     Metrics are means over the seeds.
     """
-    stratum = strata(task, folds)
+    stratum = rarest(actual_labels(task, folds.targets))
     trials = [(name, fraction) for name in candidates for fraction in sorted(params.fractions)]
     lines = []
     for name, fraction in tqdm(trials, desc="learning_curve", unit="fit", disable=None):

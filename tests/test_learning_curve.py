@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from stages import learning_curve as lc
+from stages._metrics import actual_labels
 from stages.base.folds import Folds
 from stages.base.params import Params
 from stages.base.tasks import MultiLabel, SingleLabel
@@ -44,7 +45,7 @@ def folds_of_texts():
 
 
 def taken(folds, task, seed=0):
-    stratum = lc.strata(task, folds)
+    stratum = lc.rarest(actual_labels(task, folds.targets))
     return {f: lc.fewer_rows(folds, stratum, f, seed) for f in FRACTIONS}
 
 
@@ -78,7 +79,7 @@ def test_row_of_several_labels_counts_as_its_rarest(folds_of_texts):
     targets = np.array([[1, 0, 1], [1, 0, 0], [1, 1, 1], [0, 0, 1], [0, 0, 0]] * 2, float)
     folds = Folds(pd.Series(range(10)), *np.zeros((3, 10), int), targets)
     task = MultiLabel(CLASSES)
-    assert lc.strata(task, folds).tolist() == [0, 0, 1, 2, 3] * 2
+    assert lc.rarest(actual_labels(task, folds.targets)).tolist() == [0, 0, 1, 2, 3] * 2
 
 
 def test_table_has_a_row_for_each_model_and_fraction(task, folds, sets):

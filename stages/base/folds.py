@@ -68,6 +68,13 @@ class Folds:
         return np.flatnonzero(~np.isin(self.part, (TRAIN, AUGMENTED)))
 
 
+def parts_of_groups(group: npt.NDArray[Any], n: int, seed: int) -> Indices:
+    """A random part, 0 to `n` - 1, for each row, `(n_rows,)`; rows of a group share theirs."""
+    groups, member = np.unique(group, return_inverse=True)
+    part: Indices = np.random.default_rng(seed).permutation(len(groups)) % n
+    return part[member]
+
+
 def read_folds(path: Path, task: Task) -> Folds:
     """Read folds.parquet.
 

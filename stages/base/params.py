@@ -114,11 +114,11 @@ def _wrong(kind: type[BaseModel], place: tuple[str, ...], fault: Any) -> str:
             return ": missing; expected a value"
         case "extra_forbidden":
             return f": unknown key, got {got}; expected one of {_keys(kind, place[:-1])}"
-        case "union_tag_invalid":
-            key = fault["ctx"]["discriminator"].strip("'")
-            return f".{key}: got {fault['ctx']['tag']!r}; expected {fault['ctx']['expected_tags']}"
-        case "union_tag_not_found":
-            return f".{fault['ctx']['discriminator'].strip(chr(39))}: missing; expected a value"
+        case "union_tag_invalid" | "union_tag_not_found" as what:
+            key, about = fault["ctx"]["discriminator"].strip("'"), fault["ctx"]
+            if what == "union_tag_not_found":
+                return f".{key}: missing; expected a value"
+            return f".{key}: got {about['tag']!r}; expected {about['expected_tags']}"
         case "value_error" if isinstance(fault["input"], dict):
             return f": {fault['ctx']['error']}"
     return f": {fault['msg'].removeprefix('Value error, ')}, got {got}"

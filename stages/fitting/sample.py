@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from stages.base.folds import Indices
+from stages.base.folds import Indices, parts_of_groups
 from stages.base.tasks import Design, Floats, Matrix, Task, vstack
 
 Balance: TypeAlias = Literal["none", "weights", "oversampling"]
@@ -71,11 +71,9 @@ class Sample:
 
     def splits(self, n: int, seed: int) -> Iterator[tuple[Indices, Indices]]:
         """`n` disjoint (fit, held) pairs of row numbers that keep groups whole."""
-        groups, member = np.unique(self.group, return_inverse=True)
-        part = np.random.default_rng(seed).permutation(len(groups)) % n
+        part = parts_of_groups(self.group, n, seed)
         for number in range(n):
-            held = part[member] == number
-            yield np.flatnonzero(~held), np.flatnonzero(held)
+            yield np.flatnonzero(part != number), np.flatnonzero(part == number)
 
 
 def make_sample(
@@ -104,7 +102,7 @@ def make_sample(
         row, stratum = np.nonzero(targets)
         weight = targets[row, stratum]
     else:
-        row, stratum = np.arange(len(targets)), _rarest(targets)
+        row, stratum = np.arange(len(targets)), rarest(targets >= 0.5)
         weight = np.ones(len(targets))
     natural = weight
     if balance == "weights":
@@ -119,12 +117,15 @@ def make_sample(
     return Sample(task, X, design.n_odd, y, weight, natural, group[row])
 
 
-def _rarest(targets: Floats) -> Indices:
-    """Number of the rarest class that each row has, `n_classes` for a row without one."""
-    has = targets >= 0.5
+def rarest(has: npt.NDArray[np.bool_]) -> Indices:
+    """Number of the rarest class that each row has, `(n_rows,)`; `n_classes` where it has none.
+
+    Args:
+        has: `(n_rows, n_classes)`.
+    """
     frequency = np.where(has, has.sum(axis=0), len(has) + 1)
-    rarest: Indices = np.where(has.any(axis=1), frequency.argmin(axis=1), has.shape[1])
-    return rarest
+    number: Indices = np.where(has.any(axis=1), frequency.argmin(axis=1), has.shape[1])
+    return number
 
 
 def _oversample(y: npt.NDArray[np.intp], weight: Floats, seed: int) -> Indices:

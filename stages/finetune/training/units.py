@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from stages.base.errors import InputError
-from stages.base.folds import TRAIN, Folds, Indices
+from stages.base.folds import TRAIN, Folds, Indices, parts_of_groups
 from stages.base.predictions import prediction_table
 from stages.base.seeds import nth_name, nth_seed
 from stages.base.tables import PREDICTION, SWAPPED, atomic
@@ -71,13 +71,12 @@ def hold_out(
     """Rows to train on, and rows for early stopping: whole groups, without augmented copies."""
     if stopping is None:
         return rows, None
-    groups, member = np.unique(folds.group[rows], return_inverse=True)
-    part = np.random.default_rng(seed).permutation(len(groups)) % stopping.holdout_parts
-    held = part[member] == 0
+    held = parts_of_groups(folds.group[rows], stopping.holdout_parts, seed) == 0
     holdout = rows[held & (folds.part[rows] == TRAIN)]
     if held.all() or not len(holdout):
+        n_groups = len(np.unique(folds.group[rows]))
         raise InputError(
-            f"stopping.holdout_parts: got {stopping.holdout_parts} for {len(groups)} groups of "
+            f"stopping.holdout_parts: got {stopping.holdout_parts} for {n_groups} groups of "
             "rows; expected at least one group to train on and one to hold out"
         )
     return rows[~held], holdout
