@@ -7,11 +7,12 @@ set -uo pipefail
 base=$1 out=$2
 comment=$out/comment.md
 mkdir -p "$out"
+rm -f "$comment"
 python -m stages.compare "$base" HEAD \
   --markdown-out "$comment" --plots-out "$out/plots" 2>"$out/errors.txt"
 status=$?
 cat "$out/errors.txt" >&2
-if [ "$status" -ne 0 ]; then
+if [ "$status" -ne 0 ] && [ ! -s "$comment" ]; then  # a comment may stand though plots failed
   # the first line is MARKER of stages/_compare_report.py
   printf '%s\n' '<!-- verdict: compare -->' '### Not compared' '' '```' >"$comment"
   cat "$out/errors.txt" >>"$comment"

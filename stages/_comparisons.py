@@ -41,6 +41,7 @@ BEFORE = re.compile(rf"\b(?:{KIND})", re.IGNORECASE)
 BEHIND = re.compile(rf" *(?:(?:net|operating|pretax|pre-tax) )?(?:{KIND})", re.IGNORECASE)
 ASIDE = re.compile(r"\([^()]{0,100}\)")  # the same in another currency, mostly
 NEAR = 100  # characters that one side of a comparison may take
+LONGEST = 50  # characters of an amount that begins there, which is not to be cut
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,9 @@ class Amount:
 
 def amounts(text: str, start: int, end: int) -> Iterator[Amount]:
     """The amounts of a part of a text; numbers alone (years, counts) are none."""
-    for match in AMOUNT.finditer(text, start, end):
+    for match in AMOUNT.finditer(text, start, end + LONGEST):
+        if match.start() >= end:
+            return
         unit = (match["before"] or match["after"] or "").lower()
         scale = SCALES.get((match["scale"] or "").lower())
         if unit or scale:

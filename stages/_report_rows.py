@@ -283,15 +283,16 @@ class Longer:
     rows: int
 
 
-def length_bias(judged: Judged, texts: pd.DataFrame) -> list[Longer]:
+def length_bias(judged: Judged, texts: pd.DataFrame, final: str) -> list[Longer]:
     """How often people prefer the longer answer, and how often each model expects it.
 
-    A model's share is its mean probability of the longer one, given that one is preferred.
+    On the rows that the model `final` predicted; a model that ran on some folds alone has fewer. A
+    model's share is its mean probability of the longer one, given that one is preferred.
     """
     a, b = lengths(texts["response_a"]), lengths(texts["response_b"])
     longer = np.where(a > b, 0, 1)
     winner = judged.targets.argmax(axis=1)
-    rows = (winner < 2) & (a != b)
+    rows = (winner < 2) & (a != b) & ~np.isnan(judged.probabilities[final][:, 0])
     shares = {PEOPLE: (winner == longer).astype(float)}
     for model, p in judged.probabilities.items():
         shares[model] = p[np.arange(len(p)), longer] / (p[:, 0] + p[:, 1])

@@ -160,7 +160,7 @@ def audit_length(
         found[f"{name}_rows"] = float(rows.sum())
         found[f"{name}_log_loss"] = float(own[rows].mean()) if rows.any() else 0.0
         found |= named(f"{name}_gain_over_class_shares", gain, folds)
-    for line in length_bias(judged, texts):
+    for line in length_bias(judged, texts, final):
         if line.who in (PEOPLE, final) and line.rows > 1:
             found[f"longer_preferred_{line.who}"] = line.share
             found[f"longer_preferred_{line.who}_standard_error"] = line.error

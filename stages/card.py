@@ -130,7 +130,7 @@ def biases(judged: Judged, texts: pd.DataFrame) -> list[str]:
         told = ", ".join(f"{loss:.4f} ({label} characters)" for loss, label in pairs)
         return [f"Length of the text: the log loss by quarters is {told}."]
     lean, own = position_bias(judged)
-    people, expected = length_bias(judged, texts)
+    people, expected = length_bias(judged, texts, *judged.probabilities)
     return [
         f"Position: the judges preferred A more often than B by {100 * lean.lean:+.1f} percentage "
         f"points (95 % interval {_interval(lean.lean, lean.error)}). The model can't follow: "
@@ -224,7 +224,8 @@ The judge of this data is known: on the test part the log loss is expected to be
 - It knows the judges and the kinds of text of its data, nothing else; how good it is on others was
   not measured.
 - The metrics are those of these rows. They say nothing about groups of people.
-- Its classical members read the surface: words, lengths, style.
+- Its classical members read the surface (words, lengths, style), and sentence embeddings where
+  their params say so.
 
 ## Licence
 

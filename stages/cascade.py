@@ -178,6 +178,7 @@ def main(
     found = {
         "rows": float(rows.sum()),
         "threshold": threshold,
+        "chosen": float(params.threshold is None),
         "cheap_share": share,
         "log_loss": float(own.mean()),
         "log_loss_lost": lost,

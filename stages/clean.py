@@ -88,12 +88,12 @@ def join_turns(value: Any) -> str:
 
 def strip_noise(text: str, *, urls: bool, markup: bool) -> str:
     """The text without control characters (and URLs, markup), in NFKC with straight apostrophes."""
-    if urls:
-        text = URL.sub(" ", text)
-    if markup:
+    if markup:  # before URLs go, which are a part of links
         for pattern, replacement in MARKUP:
             text = pattern.sub(replacement, text)
         text = html.unescape(text)
+    if urls:
+        text = URL.sub(" ", text)
     return CONTROL.sub("", unicodedata.normalize("NFKC", text)).replace("’", "'")
 
 

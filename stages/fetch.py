@@ -173,7 +173,8 @@ def write_rows(path: Path, header: list[str], rows: Iterable[Iterable[Any]]) -> 
     """Write CSV, or TSV by suffix; without a header where that is empty."""
     delimiter = "\t" if path.suffix == ".tsv" else ","
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+        # with "\n" alone it would not quote a carriage return, which ends a line for readers
+        writer = csv.writer(file, delimiter=delimiter, lineterminator="\r\n")
         writer.writerows([header] if header else [])
         writer.writerows(rows)
 

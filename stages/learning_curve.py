@@ -8,7 +8,8 @@ them, and `log_loss_seed_deviation` says how far the log loss strays; on all row
 is the model's own chance. Folds and models are those of the models' own sections, without their
 search. Vocabulary and vectors need no labels: they are those of the whole train part.
 
-It imports the stages of the models: it fits what they fit. No models in the params: an empty table.
+It imports the stages of the models: it fits what they fit, without augmented copies. No models in
+the params: an empty table.
 
     python -m stages.learning_curve --dataset demo --labels data/demo/labels.json \
         --folds data/demo/folds.parquet --tfidf data/demo/tfidf --lsa data/demo/lsa \

@@ -4,8 +4,9 @@ In: a file of the form of the dataset's own test file (`ingest.reader` in params
 CSV, TSV, JSONL or Parquet; the trained pipeline, as `dvc repro` or `dvc pull` leaves it. Out: CSV,
 JSONL or Parquet by suffix, in the order of the input: `id`, the ensemble's probabilities
 `p_<class>`, and `label` as in the submission where that holds labels. A row gets what it got as a
-row of the test part. Rows stream through, so that memory does not grow with their number; ids may
-repeat. A row that cannot be read is listed in `<out>.rejects.csv` (line, id, reason).
+row of the test part (from a transformer in bf16 to some 1e-3, since batches differ). Rows stream
+through, so that memory does not grow with their number; ids may repeat. A row that cannot be read
+is listed in `<out>.rejects.csv` (line, id, reason).
 
 For many files give a folder, or a quoted pattern such as `'shards/*.parquet'`, and a new folder:
 each file becomes one of the same name there. Where RAY_ADDRESS names a cluster its nodes predict;

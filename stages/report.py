@@ -114,7 +114,7 @@ def look(
         kinds=slices(judged.task, texts),
         decile_of=what,
         decile=decile,
-        length=length_bias(judged, texts) if judged.task.symmetric else [],
+        length=length_bias(judged, texts, final) if judged.task.symmetric else [],
         worst=worst_rows(judged, final, texts, thresholds),
     )
 

@@ -49,7 +49,7 @@ from stages._metrics import (
 )
 from stages.base.cli import run
 from stages.base.errors import InputError
-from stages.base.folds import DEV, Folds, Indices, read_folds
+from stages.base.folds import DEV, TEST, Folds, Indices, read_folds
 from stages.base.predictions import OOF
 from stages.base.tables import (
     GROUP,
@@ -261,7 +261,7 @@ def judge(task: Task, folds: Folds, predictions: Path, rows: Path) -> Sheet:
     truth_columns = columns_with(rows, TRUTH)
     if truth_columns:
         truth = by_id(read_table(rows, [ID, *truth_columns]), table[ID], rows)
-        for prefix, selected in (("", table[PART] == OOF), ("test_", table[PART] != OOF)):
+        for prefix, selected in (("", table[PART] == OOF), ("test_", table[PART] == TEST)):
             known = regret(
                 task,
                 truth.loc[selected, truth_columns].to_numpy(),

@@ -185,7 +185,8 @@ def main(
             )
         ids = sample[params.columns[ID]]
         faults = [f"{name!r} stands twice" for name in ids[ids.duplicated()]]
-        faults += [f"test id {name!r} is missing" for name in test[ID] if name not in set(ids)]
+        lost = test.loc[~test[ID].isin(ids), ID]
+        faults += [f"test id {name!r} is missing" for name in lost]
         if faults:
             raise InputError.listing(
                 f"{raw / params.sample}: got {len(ids)} ids; expected each test id once",

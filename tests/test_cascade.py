@@ -112,7 +112,7 @@ def test_stage_writes_flat_finite_figures_and_a_curve(tmp_path, monkeypatch, kin
 
 def test_given_threshold_is_used_as_it_is(tmp_path, monkeypatch):
     found, _ = run_stage(tmp_path, "preference", monkeypatch, threshold=0.0)
-    assert (found["threshold"], found["cheap_share"]) == (0, 1)
+    assert (found["threshold"], found["chosen"], found["cheap_share"]) == (0, 0, 1)
     assert found["log_loss"] == pytest.approx(found["cheap_log_loss"])
 
 

@@ -121,6 +121,12 @@ def test_params_that_are_off_leave_the_text_alone():
     assert kept == "< b > Hi ! < / b > https : / / a . b"
 
 
+def test_link_leaves_its_text_whatever_it_leads_to():
+    text = "see [the docs](https://a.b/c) and ![a pic](d.png) at www.e.f"
+    kept = clean_one(text, strip_punctuation=False)
+    assert kept == "see the docs and a pic at"
+
+
 def test_turns_are_joined_and_nulls_are_empty():
     assert clean_one(["one", None, "two"]) == "one two"
     assert [clean_one(cell) for cell in ([], [None], None, float("nan"))] == [""] * 4

@@ -25,6 +25,7 @@ from stages._comparisons import comparison, put_into_words
         ("It posted 7.99 mln euro $ 10.4 mln, compared to 8.4 mln euro $ 10.9 mln.", "fell"),
         ("Profit rose to EUR 24.1 m ( USD 33.6 m ) from EUR 30 m ( USD 41 m ) .", "fell"),
         ("Income was £5m against £5m, and 3 % from 2 % .", "rose"),
+        (f"Profit was EUR 50 mn , compared to {'x' * 86} EUR 1234.5 mn", "fell"),
     ],
 )
 def test_amounts_are_compared_by_unit_scale_and_sign(text, word):

@@ -23,6 +23,7 @@ from ruamel.yaml import YAML
 
 from stages import fetch, ingest
 from stages.base.errors import InputError
+from stages.readers.rows import csv_records
 from tests.given import write_params
 
 ROOT = Path(__file__).parents[1]
@@ -290,3 +291,12 @@ def test_sources_are_pinned_and_licensed():
     for source in fetch.SOURCES.values():
         assert source.licence
         assert source.host == "competition" or all(len(h) == 64 for h in source.files.values())
+
+
+def test_carriage_return_in_a_text_does_not_tear_its_row(tmp_path):
+    path = tmp_path / "t.csv"
+    rows = [["1", "first\rsecond"], ["2", "a\r\nb"], ["3", 'say "c"\n']]
+    fetch.write_rows(path, ["id", "text"], rows)
+    found = list(csv_records(path))
+    assert [[record.fields["id"], record.fields["text"]] for record in found] == rows
+    assert not any(record.fault for record in found)

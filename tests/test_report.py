@@ -114,9 +114,12 @@ def test_swap_audit_finds_a_model_that_knows_the_position():
 def test_length_bias_counts_rows_with_a_preference_and_a_longer_answer():
     texts = pd.DataFrame({"response_a": [["xx"], ["xx"], ["x"], ["xx"]], "response_b": [["x"]] * 4})
     p = np.tile([0.6, 0.2, 0.2], (4, 1))
-    people, svm = rows.length_bias(judged(p, np.eye(3)[[0, 1, 0, 2]]), texts)
+    people, svm = rows.length_bias(judged(p, np.eye(3)[[0, 1, 0, 2]]), texts, "svm")
     assert (people.share, people.rows) == (0.5, 2)  # of the others one is equal, one a tie
     assert svm.share == pytest.approx(0.75)
+    p[1] = np.nan  # not predicted: people are not counted there either
+    people, _ = rows.length_bias(judged(p, np.eye(3)[[0, 1, 0, 2]]), texts, "svm")
+    assert (people.share, people.rows) == (1.0, 1)
 
 
 def test_difference_is_taken_on_the_rows_of_both():

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from stages._members import CLASSICAL
 from stages.base.params import Params
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -324,6 +325,17 @@ def test_ensemble_members_are_deps_of_the_ensemble(dataset: str) -> None:
     deps = {dep.replace(DATASET, dataset) for dep in paths_of(STAGES["ensemble"]["deps"])}
     members = PARAMS[dataset]["ensemble"]["members"]
     assert {f"data/{dataset}/predictions/{member}.parquet" for member in members} <= deps
+
+
+def test_every_model_is_listed_where_models_are() -> None:
+    own = f"data/{DATASET}/predictions/"
+    made = {Path(out).stem for stage in STAGES for out in outs_of(stage) if out.startswith(own)}
+    classical = made & set(STAGES)
+    assert classical - {"ensemble"} == set(CLASSICAL)
+    for stage in ("score", "audit", "leaderboard", "report"):
+        words = shlex.split(STAGES[stage]["cmd"])
+        named = {word for flag, word in itertools.pairwise(words) if flag == "--models"}
+        assert classical | set(LISTS["backbones"]) <= named, stage
 
 
 def test_lock_knows_no_stage_that_there_is_not() -> None:

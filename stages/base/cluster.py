@@ -50,19 +50,21 @@ def stream(
     Args:
         function: Goes to the object store once, with all that it refers to.
         items: Each is sent to the task that takes it.
-        at_once: At most so many on one node at the same time.
+        at_once: At most so many at the same time on the node with the fewest CPUs; on one with more
+            in proportion.
 
     Raises:
         InputError: The cluster cannot be used.
     """
     ray = connect()
-    share = max(1, min(cores()) // at_once) if at_once else 1
+    at_work = cores()
+    share = max(1, min(at_work) // at_once) if at_once else 1
     task = ray.remote(num_cpus=share, max_retries=RETRIES, scheduling_strategy="SPREAD")(_call)
     shared = ray.put(function)
     waiting: deque[tuple[int, Any]] = deque()
     for number, item in enumerate(items):
         waiting.append((number, task.remote(shared, item)))
-        if len(waiting) >= AHEAD * sum(cores()):
+        if len(waiting) >= AHEAD * sum(at_work):
             yield _take(*waiting.popleft())
     while waiting:
         yield _take(*waiting.popleft())
@@ -91,7 +93,7 @@ def _take(number: int, reference: Any) -> Any:
 def fit(trainer: Any, work: Callable[[], R], storage: Path, **scaling: Any) -> R:
     """Run `work` in a group of processes; what the first returns.
 
-    If one dies, all start anew.
+    If one dies, all start anew, a few times; bad input ends the work at once.
 
     Args:
         trainer: A trainer class of Ray Train.
@@ -103,23 +105,26 @@ def fit(trainer: Any, work: Callable[[], R], storage: Path, **scaling: Any) -> R
         InputError: The cluster cannot be used, or what `work` raised in a process.
     """
     connect()
-    from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+    from ray.train import RunConfig, ScalingConfig, WorkerGroupError
 
     own = storage.resolve() / "ray"
-    shutil.rmtree(own, ignore_errors=True)  # of a killed run
-    settings = RunConfig(
-        name=own.name,
-        storage_path=str(own.parent),
-        failure_config=FailureConfig(max_failures=RETRIES),
-    )
-    try:
-        result = trainer(work, scaling_config=ScalingConfig(**scaling), run_config=settings).fit()
-    except WorkerGroupError as error:
-        raise next(iter(error.worker_failures.values()), error) from error
-    finally:
-        shutil.rmtree(own, ignore_errors=True)
-    found: R = result.return_value
-    return found
+    settings = RunConfig(name=own.name, storage_path=str(own.parent))
+    for again in reversed(range(1 + RETRIES)):
+        shutil.rmtree(own, ignore_errors=True)  # of the try before, or of a killed run
+        try:
+            group = trainer(work, scaling_config=ScalingConfig(**scaling), run_config=settings)
+            found: R = group.fit().return_value
+        except WorkerGroupError as error:
+            causes = list(error.worker_failures.values())
+            bad = [cause for cause in causes if isinstance(cause, InputError)]
+            if bad or not again:  # the others may only have lost their neighbour
+                raise [*bad, *causes, error][0] from error
+            log.warning("cluster: a process failed, all start anew: %s", causes or error)
+        else:
+            return found
+        finally:
+            shutil.rmtree(own, ignore_errors=True)
+    raise AssertionError("the last try returns or raises")
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from stages.base import parallel
 from stages.base.blocks import write_blocks
 from stages.base.cli import run
 from stages.base.errors import InputError
+from stages.base.folds import Indices
 from stages.base.params import Params, read_params
 from stages.base.tables import ID, read_table
 from stages.base.tasks import Floats, read_task
@@ -105,12 +106,14 @@ class Embedder:
         sequences, where = distinct_sequences(tokens, np.arange(len(texts)))
         lengths = tokens.lengths()[sequences[:, 0], sequences[:, 1]]
         batches = inference_batches(lengths, self.params.tokens_per_batch)
-        with one_torch_thread():
-            found = parallel.run(
-                lambda batch: self._embed(tokens, sequences[batch]),
-                tqdm(batches, desc="embed", unit="batch", leave=False, disable=None),
-                at_once=None if self.device.type == "cpu" else 1,
-            )
+        bar = tqdm(batches, desc="embed", unit="batch", leave=False, disable=None)
+
+        def embed(batch: Indices) -> Floats:
+            return self._embed(tokens, sequences[batch])
+
+        with one_torch_thread():  # a GPU is this machine's, also beside a cluster
+            on_cpu = self.device.type == "cpu"
+            found = parallel.run(embed, bar) if on_cpu else list(map(embed, bar))
         vectors = np.concatenate(found)  # batches and sequences are both the longest first
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         return {str(column): vectors[where[:, number]] for number, column in enumerate(texts)}

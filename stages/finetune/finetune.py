@@ -128,18 +128,20 @@ def main(
     model: Path, predictions: Path, curve: Path, cost: Path, scratch: Path = SCRATCH,
 ) -> None:  # fmt: skip
     """Tune a pretrained network."""
-    if cluster.is_given():
-        train(main, locals(), scratch)
-        return
+    options = dict(locals())
     clock = Cost()
     params = read_params(FinetuneParams, dataset, f"finetune.{backbone}")
     task = read_task(labels)
     stored = read_folds(folds, task)
+    todo = units(stored, params)
+    if todo and cluster.is_given():
+        train(main, options, scratch)
+        return
     shelf = scratch / f"{dataset}-{backbone}"
     is_main = os.environ.get("RANK", "0") == "0"  # as launchers set it
     mirror = Mirror(model.name, dataset, [labels, folds], on=is_main)
     found: dict[Unit, Finished] = {}
-    if todo := units(stored, params):
+    if todo:
         import torch  # with accelerate it takes seconds
         from accelerate import Accelerator
 
@@ -162,7 +164,9 @@ def main(
     write_table(curves(found), curve)
     if found:
         shutil.rmtree(shelf)
-    ms = 1e3 * sum(done.seconds / max(1, len(unit.rows)) for unit, done in found.items())
+    # what predicts new rows: the models of the folds, or instead of them those fitted on all rows
+    used = {unit: done for unit, done in found.items() if unit.fold is None} or found
+    ms = 1e3 * sum(done.seconds / max(1, len(unit.rows)) for unit, done in used.items())
     spent = clock.write(cost, fitted=model, predict_ms_per_row=ms)
     quality = {"out_of_fold_log_loss": float(losses.mean())} if len(losses) else {}
     mirror.finish(

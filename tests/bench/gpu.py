@@ -351,6 +351,7 @@ def theirs(case: Case, data: Data, n_steps: int, batch: int, folder: Path) -> It
     seconds = marks[WARM_UP + n_steps] - marks[WARM_UP]
     yield Timing(way, "training", seconds, n_steps, n_tokens, peak())
     model.zero_grad()
+    trainer.optimizer = trainer.lr_scheduler = None  # ours holds neither when it predicts
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()

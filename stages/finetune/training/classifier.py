@@ -164,7 +164,8 @@ def load(folder: Path, *, device: torch.device, merge: bool = False) -> Classifi
         folder: What `save` wrote.
         device: Where the weights go.
         merge: Add the adapters to the weights of the backbone. Weights that were quantised in
-            training are then loaded whole: scores differ by the quantisation.
+            training are then loaded whole, as on a device without CUDA: scores differ by the
+            quantisation.
 
     Raises:
         InputError: The folder is incomplete, or the backbone below adapters or head not at hand.
@@ -175,7 +176,8 @@ def load(folder: Path, *, device: torch.device, merge: bool = False) -> Classifi
     if lora is None and _tunes_backbone(params):
         own = {"name": str((folder / BACKBONE).resolve()), "revision": None}
         source = source.model_copy(update=own)
-    backbone = _load(params, source, device, lora.bits if lora and not merge else None)
+    quantised = lora is not None and not merge and device.type == "cuda"
+    backbone = _load(params, source, device, lora.bits if lora and quantised else None)
     classifier = assemble(backbone, params, about["n_classes"], device=device, seed=0)
     classifier.head.load_state_dict(_weights(folder / HEAD))
     if lora:
@@ -294,7 +296,11 @@ def _stack(classifier: Classifier) -> nn.ModuleList:
 
     n_layers = classifier.backbone.config.num_hidden_layers
     lists = [m for m in classifier.backbone.modules() if isinstance(m, ModuleList)]
-    return max(
-        (stack for stack in lists if len(stack) == n_layers),
-        key=lambda stack: sum(p.numel() for p in stack.parameters()),
-    )
+    stacks = [stack for stack in lists if len(stack) == n_layers]
+    if not stacks:
+        family = classifier.backbone.config.model_type
+        raise InputError(
+            f"backbone.name: no list of {n_layers} layers in it, got the family {family!r}; "
+            "expected one whose layers have weights of their own"
+        )
+    return max(stacks, key=lambda stack: sum(p.numel() for p in stack.parameters()))

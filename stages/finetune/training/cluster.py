@@ -33,9 +33,12 @@ def train(function: Callable[..., None], options: Mapping[str, Any], storage: Pa
     ray = cluster.connect()
     from ray.train.torch import TorchTrainer
 
-    cores, gpus = cluster.cores(), int(ray.cluster_resources().get("GPU", 0))
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    own = [node for node in nodes if node.get("GPU", 0) >= 1]  # nodes with GPUs
+    cores, gpus = cluster.cores(), sum(int(node["GPU"]) for node in own)
     n = gpus or len(cores)
-    cpus = max(1, sum(cores) // n) if gpus else min(cores)
+    shares = [int(node.get("CPU", 0)) // int(node["GPU"]) for node in own]
+    cpus = max(1, min(shares)) if gpus else min(cores)
     here = Path.cwd()
     variables = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
 
