@@ -212,6 +212,24 @@ def test_error_in_a_worker_is_raised_as_it_is(nodes, trained, tmp_path):
     assert "InputError('x.csv: got 1')" in run(["-c", code], tmp_path, nodes.address)
 
 
+def test_bad_input_in_a_group_ends_it_at_the_first_try(nodes, trained, tmp_path):
+    code = (
+        "import os, tempfile, time; from pathlib import Path; from stages.base import cluster\n"
+        "from stages.base.errors import InputError\n"
+        "from ray.train.torch import TorchTrainer\n"
+        "here = Path.cwd()\n"
+        "def work():\n"
+        "    tempfile.mkstemp(dir=here, prefix='try')\n"
+        "    if os.environ['RANK'] == '0': time.sleep(60)\n"
+        "    raise InputError('x: got 1')\n"
+        "cluster.connect()\n"
+        "try: cluster.fit(TorchTrainer, work, here / 'own', num_workers=2)\n"
+        "except InputError as error: print(repr(error))\n"
+    )
+    assert "InputError('x: got 1')" in run(["-c", code], tmp_path, nodes.address)
+    assert len(list(tmp_path.glob("try*"))) == 2
+
+
 def test_fine_tuning_gives_what_torchrun_gives_though_a_process_is_killed(nodes, trained, tmp_path):
     alone, there = (
         Path(shutil.copytree(trained("demo"), tmp_path / name)) for name in ("alone", "there")
