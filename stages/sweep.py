@@ -177,16 +177,14 @@ def sweep(study: "Study", name: str, plan: SweepParams, trials: int, jobs: int, 
             drawn = {key: draw(trial, key, space) for key, space in plan.space.items()}
             batch[trial.number] = drawn
         names = {number: f"{name}-{number:03d}" for number in batch}
-        waiting = {n: values for n, values in batch.items() if not (left and at.knows(names[n]))}
-        while waiting:
-            number = next(iter(waiting))
+        new = [number for number in batch if not (left and at.knows(names[number]))]
+        for place, number in enumerate(new):
             try:
-                at.put(names[number], waiting[number])
+                at.put(names[number], batch[number])
             except InputError:  # of these names none is ours, also in the next run
-                for number in waiting:
-                    study.tell(number, state=TrialState.FAIL)
+                for refused in new[place:]:
+                    study.tell(refused, state=TrialState.FAIL)
                 raise
-            del waiting[number]
         found = at.results(names.values())
         for number in batch:
             _tell(study, number, names[number], found[names[number]])
