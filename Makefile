@@ -33,10 +33,12 @@ lint: $(INSTALLED)
 	$(BIN)/python -m ruff format --check
 	$(BIN)/python -m mypy
 
-# Twice quiet: errors only. Python compiles what it imports, a small part of the packages: half of the time.
+# Twice quiet: errors only. Bytecode is made by all cores, where pip would use one, and at once: where
+# PYTHONDONTWRITEBYTECODE is set, as in many containers, each start would compile all it imports, 1 to 3 s.
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, got " + sys.version + "; try: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing the packages of constraints.txt: 1 to 2 GB, some minutes"
 	$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	-$(BIN)/python -m compileall -qq -j 0 -x '/tests/|/py312_' $(VENV)/lib
 	@touch $@
