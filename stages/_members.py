@@ -12,14 +12,14 @@ import pandas as pd
 from stages.base.errors import InputError
 from stages.base.tasks import Block, Floats, Task
 from stages.finetune import tokens
-from stages.finetune._backbones import load_tokenizer
+from stages.finetune._backbones import Source, read_tokenizer
 from stages.finetune._params import FinetuneParams
 from stages.finetune._predict import Data, probabilities
 from stages.finetune._predict import predict as predict_scores
 from stages.finetune.finetune import use_cores
 from stages.finetune.training.classifier import load as load_classifier
 from stages.finetune.training.classifier import stored_params
-from stages.finetune.training.units import REFIT
+from stages.finetune.training.units import REFIT, TOKENIZER
 from stages.fitting.crossfit import FoldModels
 from stages.fitting.crossfit import stored_params as classical_params
 from stages.fitting.search import ModelParams
@@ -80,13 +80,15 @@ class Transformer:
 
         accelerator = Accelerator(cpu=not torch.cuda.is_available())
         use_cores(accelerator)
-        units = [path for path in sorted(folder.iterdir()) if path.is_dir()]
+        tokenizer = folder / TOKENIZER
+        units = [path for path in sorted(folder.iterdir()) if path.is_dir() and path != tokenizer]
         units = [path for path in units if path.name.startswith(REFIT)] or units
         if not units:
             raise InputError(f"{folder}: got no model; expected one a fold")
         params = stored_params(units[0])
         networks = [load_classifier(unit, device=accelerator.device) for unit in units]
-        return cls(task, params, load_tokenizer(params.backbone), networks, accelerator)
+        own = Source(str(tokenizer.resolve()), revision=None)
+        return cls(task, params, read_tokenizer(own), networks, accelerator)
 
     def predict(self, texts: pd.DataFrame, sets: Sets) -> Floats:  # noqa: ARG002
         """As `Member` says."""

@@ -10,9 +10,12 @@ import pytest
 from ruamel.yaml import YAML
 
 from stages import _pipeline
+from stages._members import load_member
 from stages._pipeline import Pipeline
 from stages.base.errors import InputError
 from stages.base.tables import write_json
+from stages.base.tasks import read_task
+from stages.finetune.training.classifier import ABOUT
 from tests.trained import BACKBONE, EMBEDDED, MEMBERS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -152,3 +155,19 @@ def test_embeddings_are_made_only_for_members_that_take_them(trained, tmp_path):
     weights = json.loads(path.read_text("utf-8")) | dict.fromkeys(MEMBERS, 0.0)
     write_json(weights | {"logreg": 0.5, "lgbm": 0.5}, path)
     assert Pipeline.load("demo", root).features.embedder is None
+
+
+def test_tuned_model_predicts_where_its_backbone_is_not(trained, tmp_path):
+    root, folder = trained("demo"), tmp_path / BACKBONE
+    shutil.copytree(root / "models" / "demo" / BACKBONE, folder)
+    for path in folder.glob(f"*/{ABOUT}"):
+        about = json.loads(path.read_text("utf-8"))
+        about["params"]["backbone"]["name"] = "/nowhere"
+        write_json(about, path)
+    task = read_task(root / "data" / "demo" / "labels.json")
+    rows = pd.read_parquet(root / "data" / "demo" / "rows.parquet")[:5]
+    found, expected = (
+        load_member(each, task).predict(rows, {})
+        for each in (folder, root / "models" / "demo" / BACKBONE)
+    )
+    np.testing.assert_array_equal(found, expected)

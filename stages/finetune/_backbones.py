@@ -91,7 +91,12 @@ def _verified(folder: Path) -> Path:
 
 
 def load_tokenizer(params: BackboneParams) -> PreTrainedTokenizerFast:
-    """The fast tokenizer; it has a pad token, and never warns of long texts.
+    """The fast tokenizer of the backbone; see `read_tokenizer`."""
+    return read_tokenizer(locate(params))
+
+
+def read_tokenizer(source: Source) -> PreTrainedTokenizerFast:
+    """The fast tokenizer there; it has a pad token, and never warns of long texts.
 
     Where the family has no pad token, the end token or the unknown one stands in: the mask hides
     padding, and a new token would need a row more in the embeddings.
@@ -101,7 +106,6 @@ def load_tokenizer(params: BackboneParams) -> PreTrainedTokenizerFast:
     """
     from transformers import AutoTokenizer
 
-    source = locate(params)
     if source.revision is None and not (Path(source.path) / "tokenizer.json").is_file():
         # transformers would make an empty tokenizer, to which all is unknown
         raise InputError(f"{source.path}: no tokenizer there; expected tokenizer.json")
@@ -111,13 +115,13 @@ def load_tokenizer(params: BackboneParams) -> PreTrainedTokenizerFast:
         )
     if not tokenizer.is_fast:
         raise InputError(
-            f"backbone.name: {params.name!r} has no fast tokenizer, got "
+            f"backbone.name: {source.path!r} has no fast tokenizer, got "
             f"{type(tokenizer).__name__}; expected a model with a tokenizer.json"
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if tokenizer.pad_token is None:
-        raise InputError(f"backbone.name: {params.name!r} has no token that can stand for padding")
+        raise InputError(f"backbone.name: {source.path!r} has no token that can stand for padding")
     tokenizer.model_max_length = int(1e30)  # `encoding.max_tokens` bounds the sequences
     found: PreTrainedTokenizerFast = tokenizer
     return found

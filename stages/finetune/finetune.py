@@ -1,9 +1,9 @@
 r"""Tune a pretrained network, one model a fold, and predict all rows.
 
 In: labels, folds and the token ids that the stage `tokens` made. Out: for each fold a model (safe
-tensors), predictions out of fold and for unseen rows, the loss curve. Both orders of a pair are in
-the same optimiser step, and predictions are the mean over both. A killed run goes on where it was,
-from a scratch folder that it removes at its end.
+tensors), the tokenizer, predictions out of fold and for unseen rows, the loss curve. Both orders of
+a pair are in the same optimiser step, and predictions are the mean over both. A killed run goes on
+where it was, from a scratch folder that it removes at its end.
 
 On several GPUs or machines it runs under a launcher (`torchrun` or `accelerate launch`, `-m
 stages.finetune.finetune ...`). Where the variable VERDICT_LAUNCH holds options of torchrun, such as
@@ -159,7 +159,7 @@ def main(
     if not is_main:
         return
     table, losses = gather(stored, task, found)
-    write_models(model, found)
+    write_models(model, found, params.backbone)
     write_table(table, predictions)
     write_table(curves(found), curve)
     if found:

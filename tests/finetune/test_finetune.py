@@ -102,14 +102,16 @@ def test_one_fold_and_a_refit(place, make_params):
     main(**place(make_params(steps=[STEP], folds=[1], test="refit", balance="weights")))
     table = pd.read_parquet("predictions.parquet")
     assert sorted(table["id"]) == sorted(f"r{i}" for i in range(30) if i // 2 % 2 or i >= 24)
-    assert sorted(folder.name for folder in Path("model").iterdir()) == ["fold1", "refit"]
+    assert sorted(folder.name for folder in Path("model").iterdir()) == [
+        "fold1", "refit", "tokenizer"
+    ]  # fmt: skip
 
 
 def test_seeds_are_averaged(place, make_params, pairs, accelerator):
     params = make_params(steps=[STEP], folds=[0], test="refit", seeds=2)
     main(**place(params))
     names = ["fold0.seed0", "fold0.seed1", "refit.seed0", "refit.seed1"]
-    assert sorted(folder.name for folder in Path("model").iterdir()) == names
+    assert sorted(folder.name for folder in Path("model").iterdir()) == [*names, "tokenizer"]
     assert list(pd.read_csv("curve.csv")["model"].unique()) == names
     table = pd.read_parquet("predictions.parquet").set_index("id")
     for rows, pair in ([0, 1, 4, 5], names[:2]), (range(24, 30), names[2:]):
@@ -201,7 +203,8 @@ def test_killed_stage_goes_on_and_ends_in_the_same_bytes(place, make_params):
     done = start(options)
     assert done.returncode == 0, done.stderr
     expected = content(Path())
-    assert len(expected) == 2 + 2 * 4  # two tables, and for each fold two of backbone, head, about
+    # two tables, two of the tokenizer, and for each fold two of backbone, head, about
+    assert len(expected) == 2 + 2 + 2 * 4
     for out in ("model", "predictions.parquet", "curve.csv"):
         shutil.rmtree(out) if Path(out).is_dir() else Path(out).unlink()
     for moment in ("fold0 3", "fold1 5"):

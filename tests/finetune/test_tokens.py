@@ -14,10 +14,12 @@ from stages.base.errors import InputError
 from stages.base.tables import write_json, write_table
 from stages.base.tasks import Preference, SingleLabel
 from stages.finetune import tokens as stage
-from stages.finetune._backbones import load_tokenizer
+from stages.finetune._backbones import Source, load_tokenizer, read_tokenizer
 from stages.finetune._encode import Template, encode_pair, tokenise_rounds
 from stages.finetune._params import BackboneParams, EncodingParams
 from stages.finetune._tokens import Tokens, read_tokens, write_tokens
+from stages.finetune.training.checkpoint import Finished
+from stages.finetune.training.units import TOKENIZER, Unit, write_models
 from tests.given import write_params
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,6 +29,7 @@ SEQUENCES = [[1, 2, 3], [1, 3, 2], [4], [4], [5, 6], [6, 5]]  # three rows in tw
 MINILM = BackboneParams(
     name="minilm", revision=None, pooling="mean", attention="auto", dropout=0, attention_dropout=0
 )
+UNIT, NOTHING = Unit("fold0", 0, np.arange(0), 0), (np.zeros(0), [], 0.0)
 ROWS = [
     (["What is 2 + 2?", "Why?"], ["4.", "By sums."], ["I cannot answer that.", None]),
     (["Hallo 🙂"], ["Guten Tag!"], [None]),
@@ -164,6 +167,23 @@ def test_each_family_reads_a_pair_between_its_own_marks(tiny, family, expected):
     assert read.replace(" ", "") == expected.replace(" ", "")
     assert own.decode(tokens.sequence(0, 1)) != own.decode(tokens.sequence(0, 0))
     assert tokens.lengths()[0, 0] == tokens.lengths()[0, 1]
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "t5", "gpt2", "gemma2", "llama", "qwen2"])
+def test_tokenizer_beside_the_models_makes_the_same_tokens(tiny, family, tmp_path):
+    backbone = MINILM.model_copy(update={"name": str(tiny(family))})
+    (tmp_path / "fold0").mkdir()
+    write_models(tmp_path / "model", {UNIT: Finished(tmp_path / "fold0", *NOTHING)}, backbone)
+    own = read_tokenizer(Source(str(tmp_path / "model" / TOKENIZER), revision=None))
+    encoding = EncodingParams(max_tokens=64, prompt_tokens=5)
+    task = Preference()
+    found, expected = (
+        stage.apply(frame(ROWS), task, each, encoding) for each in (own, load_tokenizer(backbone))
+    )
+    assert as_lists(found) == as_lists(expected)
+    assert own.pad_token_id == load_tokenizer(backbone).pad_token_id
+    written = [p.read_text("utf-8") for p in (tmp_path / "model" / TOKENIZER).iterdir()]
+    assert not any(str(tmp_path.parent) in text for text in written)  # no path of this machine
 
 
 def test_no_rows_give_no_tokens(tokenizer, tmp_path):

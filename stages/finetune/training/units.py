@@ -16,12 +16,13 @@ from stages.base.predictions import prediction_table
 from stages.base.seeds import nth_name, nth_seed
 from stages.base.tables import PREDICTION, SWAPPED, atomic
 from stages.base.tasks import Floats, Task
-from stages.finetune._params import FinetuneParams, StoppingParams
+from stages.finetune._backbones import load_tokenizer
+from stages.finetune._params import BackboneParams, FinetuneParams, StoppingParams
 from stages.finetune._predict import probabilities
 from stages.finetune.training.checkpoint import Finished
 from stages.finetune.training.progress import ROW
 
-REFIT = "refit"
+REFIT, TOKENIZER = "refit", "tokenizer"
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,10 +104,12 @@ def gather(folds: Folds, task: Task, found: Mapping[Unit, Finished]) -> tuple[pd
     return table[seen[table.index]], task.row_losses(folds.targets[judged], total[judged])
 
 
-def write_models(folder: Path, found: Mapping[Unit, Finished]) -> None:
-    """A folder for each model."""
+def write_models(folder: Path, found: Mapping[Unit, Finished], backbone: BackboneParams) -> None:
+    """A folder for each model, and one for the tokenizer of all, which new texts need."""
     with atomic(folder) as temporary:
         temporary.mkdir()
+        if found:
+            load_tokenizer(backbone).save_pretrained(temporary / TOKENIZER)
         for unit, finished in found.items():
             shutil.copytree(finished.model, temporary / unit.name)
 
