@@ -89,6 +89,8 @@ class IngestParams(Params):
             )
         if self.sample is not None and not self.reader.sample_columns:
             raise ValueError("a sample submission wants a column of ids; expected sample: null")
+        if self.sample is not None and self.reader.test is None:
+            raise ValueError("a sample submission wants a test file; expected sample: null")
         return self
 
 
@@ -268,9 +270,9 @@ def sample_faults(raw: Path, params: IngestParams, rows: Any, rejects: Any) -> l
     ]
 
 
-def of_file(rejects: Any, file: str) -> Any:
-    """The rejects of one file."""
-    return rejects.filter(pc.equal(rejects["file"], file))
+def of_file(rejects: Any, file: str | None) -> Any:
+    """The rejects of one file; none of no file."""
+    return rejects.filter(pc.equal(rejects["file"], file or ""))
 
 
 def read_truth(path: Path, task: Task) -> tuple[dict[str, Probabilities], list[str]]:

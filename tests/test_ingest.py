@@ -210,6 +210,17 @@ def test_sample_must_hold_rejected_test_rows_too(workspace, caplog):
     assert "1 test rows are rejects" in caplog.text
 
 
+def test_without_a_test_file_all_rows_are_train_rows(workspace):
+    raw_files(train=train(1, 2, 3) + "4,broken\n")
+    Path("raw/test.csv").unlink()
+    rows, rejects, metrics = run(reader=READER | {"test": None}, sample=None)
+    assert list(rows["part"]) == ["train"] * 3
+    assert list(rejects["id"]) == ["4"]
+    assert metrics["test_rows"] == 0
+    with pytest.raises(InputError, match="a sample submission wants a test file"):
+        run(reader=READER | {"test": None})
+
+
 def test_truth_is_joined_by_id(workspace):
     ids = [9, 8, 4, 3, 2, 1, 77]
     raw_files(truth="id,a,b,tie\n" + "".join(f"{i},{i / 100},{1 - i / 100},0\n" for i in ids))

@@ -69,11 +69,19 @@ class Reject:
     reason: str
 
 
+def given(*files: tuple[str, str | None]) -> tuple[tuple[str, str], ...]:
+    """Those of the (part, file) pairs that have a file."""
+    return tuple((part, file) for part, file in files if file is not None)
+
+
 class Reader(Params):
-    """What every reader tells of itself; as it stands, that of comparisons of two answers."""
+    """What every reader tells of itself; as it stands, that of comparisons of two answers.
+
+    `test` is null where there are no rows to submit: all is judged out of fold.
+    """
 
     train: str
-    test: str
+    test: str | None
 
     @property
     def kind(self) -> str:
@@ -83,7 +91,7 @@ class Reader(Params):
     @property
     def files(self) -> tuple[tuple[str, str], ...]:
         """Part and file, in the order of the rows; all parts but the test part are labelled."""
-        return ((TRAIN, self.train), (TEST, self.test))
+        return given((TRAIN, self.train), (TEST, self.test))
 
     def classes(self, raw: Path) -> tuple[str, ...]:  # noqa: ARG002 - a preference has its own
         """The ordered classes of the files in the folder `raw`.

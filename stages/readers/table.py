@@ -8,7 +8,7 @@ pandas write them. Params:
     reader:
       format: table
       train: train.jsonl
-      test: test.jsonl
+      test: test.jsonl           # or null: all rows are labelled
       columns: {id: id, prompt: question, response_a: left, response_b: right}
       label: {kind: values, column: winner, classes: {left: a, right: b, both: tie, neither: tie}}
       # or  {kind: probabilities, a: p_left, b: p_right, tie: p_tie}

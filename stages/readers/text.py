@@ -8,7 +8,7 @@ are questions of their own. Params:
       format: text
       train: train.csv
       dev: null                  # a labelled file that is scored apart, or null
-      test: test.csv
+      test: test.csv             # or null: all rows are labelled
       quoted: true               # CSV and TSV: fields may stand in quotes
       header: null               # CSV and TSV whose first line is a row: names of the columns,
                                  # {labelled: [text, label, id], unlabelled: [text, id]}
@@ -50,6 +50,7 @@ from stages.readers.rows import (
     are_probabilities,
     as_number,
     clean_text,
+    given,
     is_distribution,
     text_faults,
     to_rows,
@@ -201,8 +202,7 @@ class TextReader(Reader):
     @property
     def files(self) -> tuple[tuple[str, str], ...]:
         """Part and file, in the order of the rows; all parts but the test part are labelled."""
-        dev = () if self.dev is None else ((DEV, self.dev),)
-        return ((TRAIN, self.train), *dev, (TEST, self.test))
+        return given((TRAIN, self.train), (DEV, self.dev), (TEST, self.test))
 
     @property
     def sample_columns(self) -> tuple[str, ...]:
