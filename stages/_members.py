@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -18,7 +19,7 @@ from stages.finetune._predict import Data, probabilities
 from stages.finetune._predict import predict as predict_scores
 from stages.finetune.finetune import use_cores
 from stages.finetune.training.classifier import load as load_classifier
-from stages.finetune.training.classifier import stored_params
+from stages.finetune.training.classifier import load_tuned, share_backbone, stored_params
 from stages.finetune.training.units import REFIT, TOKENIZER
 from stages.fitting.crossfit import FoldModels
 from stages.fitting.crossfit import stored_params as classical_params
@@ -64,13 +65,19 @@ class Classical:
 
 @dataclass(frozen=True)
 class Transformer:
-    """The tuned networks of a backbone: those of the folds, or those fitted again on all rows."""
+    """The tuned networks of a backbone: those of the folds, or those fitted again on all rows.
+
+    Where they differ in adapters or head alone, there is one in memory, and `units` are the folders
+    of what it takes on in turn: five times Gemma-2-9b would fill any GPU.
+    """
 
     task: Task
     params: FinetuneParams
     tokenizer: Any
+    units: list[Path]
     networks: list[Any]
     accelerator: Any
+    in_turn: Any = field(default_factory=Lock)  # requests to a server come in threads
 
     @classmethod
     def load(cls, folder: Path, task: Task) -> "Transformer":
@@ -86,9 +93,10 @@ class Transformer:
         if not units:
             raise InputError(f"{folder}: got no model; expected one a fold")
         params = stored_params(units[0])
-        networks = [load_classifier(unit, device=accelerator.device) for unit in units]
+        whole = units[:1] if share_backbone(params) else units
+        networks = [load_classifier(unit, device=accelerator.device) for unit in whole]
         own = Source(str(tokenizer.resolve()), revision=None)
-        return cls(task, params, read_tokenizer(own), networks, accelerator)
+        return cls(task, params, read_tokenizer(own), units, networks, accelerator)
 
     def predict(self, texts: pd.DataFrame, sets: Sets) -> Floats:  # noqa: ARG002
         """As `Member` says."""
@@ -96,10 +104,14 @@ class Transformer:
         rows = np.arange(len(texts))
         data = Data(self.task, found, np.full((len(rows), len(self.task.classes)), math.nan))
         total = np.zeros(data.targets.shape)
-        for network in self.networks:
-            scores = predict_scores(network, data, rows, self.params, self.accelerator)
-            total += probabilities(self.task, scores)[0]
-        return total / len(self.networks)
+        with self.in_turn:
+            for number, unit in enumerate(self.units):
+                network = self.networks[number % len(self.networks)]
+                if len(self.networks) < len(self.units):
+                    load_tuned(network, unit, self.params)
+                scores = predict_scores(network, data, rows, self.params, self.accelerator)
+                total += probabilities(self.task, scores)[0]
+        return total / len(self.units)
 
 
 def load_member(folder: Path, task: Task) -> Member:

@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import pandas as pd
 import pytest
 import torch
 
+from stages._members import Transformer
 from stages.base.errors import InputError
+from stages.base.tasks import Preference
 from stages.finetune._predict import predict, probabilities
 from stages.finetune._tokens import write_tokens
 from stages.finetune.finetune import launch, main, memory_advice
@@ -21,6 +24,11 @@ from tests.given import write_params
 ROOT = Path(__file__).resolve().parents[2]
 OUTS = ("model", "predictions.parquet", "curve.csv", "cost.json")
 STEP = {"unfreeze": "all", "learning_rate": 1e-3, "head_learning_rate": 1e-2, "epochs": 1}
+HEAD = {"unfreeze": "head", "learning_rate": 1e-3, "head_learning_rate": 1e-1, "epochs": 3}
+LORA = {
+    "rank": 2, "alpha": 4.0, "dropout": 0.1, "targets": "all-linear", "rank_stabilised": False,
+    "bits": None,
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -145,14 +153,30 @@ def test_no_fold_needs_no_torch(place, make_params):
 
 
 def test_lora_stage_keeps_adapters_alone(place, make_params):
-    lora = {
-        "rank": 2, "alpha": 4.0, "dropout": 0.1, "targets": "all-linear",
-        "rank_stabilised": False, "bits": None,
-    }  # fmt: skip
-    main(**place(make_params(steps=[STEP], lora=lora, folds=[0])))
+    main(**place(make_params(steps=[STEP], lora=LORA, folds=[0])))
     assert {file.name for file in Path("model/fold0").iterdir()} == {
         "adapter", "head.safetensors", "finetune.json"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", [{"lora": LORA}, {"steps": [HEAD]}], ids=["lora", "head"])
+def test_models_over_one_backbone_take_turns_in_memory(place, make_params, changes):
+    main(**place(make_params(**{"steps": [STEP]} | changes)))
+    member = Transformer.load(Path("model"), Preference())
+    assert [unit.name for unit in member.units] == ["fold0", "fold1"]
+    assert len(member.networks) == 1
+    words = ["1 2 3", "ab ab", "yes"]
+    texts = pd.DataFrame({name: [[w] for w in words] for name in Preference.text_columns})
+    texts["response_b"] = [["no"], ["b"], ["a longer answer"]]
+    first, again = member.predict(texts, {}), member.predict(texts, {})
+    np.testing.assert_array_equal(again, first)
+    alone = [
+        replace(member, units=[unit], networks=[load(unit, device=torch.device("cpu"))])
+        for unit in member.units
+    ]
+    one, other = (each.predict(texts, {}) for each in alone)
+    assert np.abs(one - other).max() > 1e-4
+    np.testing.assert_allclose(first, (one + other) / 2, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried 1 GiB")])

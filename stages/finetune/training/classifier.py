@@ -179,12 +179,22 @@ def load(folder: Path, *, device: torch.device, merge: bool = False) -> Classifi
     quantised = lora is not None and not merge and device.type == "cuda"
     backbone = _load(params, source, device, lora.bits if lora and quantised else None)
     classifier = assemble(backbone, params, about["n_classes"], device=device, seed=0)
-    classifier.head.load_state_dict(_weights(folder / HEAD))
-    if lora:
-        _load_adapter(classifier.backbone, folder / ADAPTER)
-        if merge:
-            classifier.backbone = classifier.backbone.merge_and_unload()
+    load_tuned(classifier, folder, params)
+    if lora and merge:
+        classifier.backbone = classifier.backbone.merge_and_unload()
     return classifier.eval()
+
+
+def load_tuned(classifier: Classifier, folder: Path, params: FinetuneParams) -> None:
+    """Give the classifier the head, and with LoRA the adapters, that `save` wrote there."""
+    classifier.head.load_state_dict(_weights(folder / HEAD))
+    if params.lora:
+        _load_adapter(classifier.backbone, folder / ADAPTER)
+
+
+def share_backbone(params: FinetuneParams) -> bool:
+    """Whether models of these params differ only in what `load_tuned` reads."""
+    return params.lora is not None or not _tunes_backbone(params)
 
 
 def stored_params(folder: Path) -> FinetuneParams:
