@@ -15,7 +15,7 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from stages._comparisons import put_into_words
-from stages._members import Member, Sets, load_member, sets_of
+from stages._members import Member, Sets, Transformer, load_member, sets_of
 from stages.augment import AugmentParams
 from stages.base import parallel
 from stages.base.blocks import column_blocks
@@ -145,6 +145,12 @@ class Pipeline:
         """The names of the columns of `predict`."""
         labels = [] if self.labels is None else [LABEL]
         return [*(PREDICTION + name for name in self.task.classes), *labels]
+
+    @property
+    def has_networks(self) -> bool:
+        """Whether pretrained networks are among the members or make features."""
+        embeds = self.features is not None and self.features.embedder is not None
+        return embeds or any(isinstance(each, Transformer) for each in self.members.values())
 
     def by_member(self, texts: pd.DataFrame) -> dict[str, Floats]:
         """The probabilities of each member, `(n_rows, n_classes)`."""

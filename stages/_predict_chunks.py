@@ -67,7 +67,8 @@ def predict(
         load: Loads the pipeline in a worker of a cluster.
     """
     if cluster.is_given():
-        yield from _on_cluster([path.resolve() for path in sources], read, load)
+        paths = [path.resolve() for path in sources]
+        yield from _on_cluster(paths, read, load, with_networks=pipeline.has_networks)
         return
     for number, path in enumerate(sources):
         for chunk in chunks(read(path)):
@@ -75,9 +76,16 @@ def predict(
 
 
 def _on_cluster(
-    sources: Sequence[Path], read: Callable[[Path], Records], load: Callable[[], Pipeline]
+    sources: Sequence[Path],
+    read: Callable[[Path], Records],
+    load: Callable[[], Pipeline],
+    *,
+    with_networks: bool,
 ) -> Iterator[Predicted]:
-    """Files are read by tasks, chunks predicted by workers that load the pipeline once."""
+    """Files are read by tasks, chunks predicted by workers that load the pipeline once.
+
+    There is a worker a core, or where networks are to run on GPUs, one a GPU.
+    """
     ray = cluster.connect()
     from ray.data import ActorPoolStrategy, DataContext
 
@@ -86,7 +94,8 @@ def _on_cluster(
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.target_max_block_size = SMALL
-    workers = ActorPoolStrategy(min_size=1, max_size=sum(cluster.cores()))
+    n_gpus = int(ray.cluster_resources().get("GPU", 0)) if with_networks else 0
+    workers = ActorPoolStrategy(min_size=1, max_size=n_gpus or sum(cluster.cores()))
     files = [{"source": number, "path": str(path)} for number, path in enumerate(sources)]
 
     def cut(file: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -96,7 +105,7 @@ def _on_cluster(
     found = (
         ray.data.from_items(files, override_num_blocks=len(files))
         .flat_map(cut, num_cpus=READING)
-        .map(_Worker, fn_constructor_args=(load,), compute=workers)
+        .map(_Worker, fn_constructor_args=(load,), compute=workers, num_gpus=min(1, n_gpus))
     )
     with cluster.plain_errors():
         for row in found.iter_rows():
