@@ -1,16 +1,19 @@
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from ruamel.yaml import YAML
 
 from stages import learning_curve as lc
 from stages._metrics import actual_labels
-from stages.base.folds import Folds
+from stages.base.folds import Folds, read_folds
 from stages.base.params import Params
-from stages.base.tasks import MultiLabel, SingleLabel
+from stages.base.tasks import MultiLabel, Preference, SingleLabel
 from stages.fitting.design import SourceParams
 from stages.fitting.search import ModelParams
+from tests.given import write_params
 
 FRACTIONS = (0.01, 0.1, 0.3, 1.0)
 CLASSES = ("joy", "grief", "anger")
@@ -143,3 +146,27 @@ def test_seeds_reach_the_draws_of_the_model_and_metrics_are_their_means(task, fo
     assert both["log_loss"] == pytest.approx(np.mean(each))
     assert both["log_loss_seed_deviation"] == pytest.approx(np.std(each, ddof=1))
     assert (curve(0)["seeds"], curve(0)["log_loss_seed_deviation"]) == (1, 0)
+
+
+def test_stage_at_all_rows_has_the_loss_of_the_models_own_stage(trained, tmp_path, monkeypatch):
+    root = trained("demo")
+    params = YAML(typ="safe").load(root / "params" / "demo.yaml")
+    params["learning_curve"] = {"models": ["logreg", "xgb"], "fractions": [0.3, 1.0], "seeds": [0]}
+    write_params(tmp_path, "demo", **params)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VERDICT_TRACKING", "off")
+    data = root / "data" / "demo"
+    sets = {name: data / name for name in ("tfidf", "lsa", "word2vec", "embed")}
+    given = {"labels": data / "labels.json", "folds": data / "folds.parquet"}
+    lc.main(dataset="demo", **given, **sets, style=data / "style.parquet", curve=Path("curve.csv"))
+    table = pd.read_csv("curve.csv").set_index(["model", "fraction"])
+    assert len(table) == 4
+    stored = read_folds(data / "folds.parquet", Preference())
+    folds = stored.take(stored.judged)
+    for model in ("logreg", "xgb"):
+        own = pd.read_parquet(data / "predictions" / f"{model}.parquet").set_index("id")
+        found = own.loc[folds.ids, [f"p_{name}" for name in Preference().classes]]
+        expected = Preference().row_losses(folds.targets, found.to_numpy()).mean()
+        assert table.loc[(model, 1.0), "log_loss"] == pytest.approx(expected, abs=1e-9)
+        assert table.loc[(model, 0.3), "rows"] < table.loc[(model, 1.0), "rows"]
+        assert table.loc[(model, 0.3), "log_loss"] != table.loc[(model, 1.0), "log_loss"]
