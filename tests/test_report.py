@@ -13,7 +13,7 @@ from stages import _report_rows as rows
 from stages import _report_worst as worst
 from stages import report
 from stages.base.errors import InputError
-from stages.base.tasks import MultiLabel, Preference, SingleLabel
+from stages.base.tasks import MultiLabel, Preference, SingleLabel, read_task
 from tests.report_data import COST, HOSTILE, MARKDOWN, MODELS, write_results
 
 PAGE = Path(__file__).resolve().parents[1] / "stages" / "report_page"
@@ -206,6 +206,37 @@ def test_page_has_all_that_its_task_has(pages, kind):
     assert html.count('<details class="row"') == 20
     assert 'value="never"' not in html
     assert ">never<" not in html  # it judged no row
+
+
+def losses_by_row(folder, model):
+    """Log losses of the rows that the model judged, by id, from its predictions alone."""
+    task = read_task(folder / "labels.json")
+    table = pd.read_parquet(folder / "predictions" / f"{model}.parquet")
+    table = table[table["part"] == "oof"].set_index("id")
+    folds = pd.read_parquet(folder / "folds.parquet").set_index("id").loc[table.index]
+    targets, p = (
+        frame[[f"{mark}{name}" for name in task.classes]].to_numpy()
+        for mark, frame in (("y_", folds), ("p_", table))
+    )
+    return pd.Series(task.row_losses(targets, p), table.index)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_leaderboard_says_what_the_predictions_say(pages, kind):
+    html, _ = embedded(pages[kind])
+    board = html[html.index('id="leaderboard"') : html.index('id="cost"')]
+    rows = re.findall(r'<th scope="row">(\w+)</th>(.*?)</tr>', board, re.DOTALL)
+    assert [name for name, _ in rows] == ["ensemble", "svm", "minilm"]  # fewer rows: the last
+    final = losses_by_row(pages[kind].parent, "ensemble")
+    for model, cells in rows:
+        own = losses_by_row(pages[kind].parent, model)
+        n_rows, loss, difference = map(float, re.findall(r'data-value="([^"]*)"', cells)[:3])
+        assert n_rows == len(own)
+        assert loss == pytest.approx(own.mean())
+        assert difference == pytest.approx((own - final[own.index]).mean(), abs=1e-12)
+        assert f"{own.mean():.4f}" in cells
+    summary = html[html.index('id="summary"') : html.index('id="leaderboard"')]
+    assert f"{final.mean():.4f}" in summary
 
 
 @pytest.mark.parametrize("kind", KINDS)
