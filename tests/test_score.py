@@ -228,7 +228,7 @@ def test_dev_part_is_judged_apart_with_the_thresholds_of_all_out_of_fold_rows(se
     assert found["dev_macro_f1_at_half"] == pytest.approx(expected)
     report = pd.read_csv(folder / "classes/svm.csv")
     assert report["part"].tolist() == ["oof"] * 3 + ["dev"] * 3
-    assert report["threshold"].tolist() == thresholds * 2
+    assert report["threshold"].tolist() == pytest.approx(thresholds * 2, rel=1e-15)
     assert report.loc[report["part"] == "dev", "f1"].mean() == pytest.approx(found["dev_macro_f1"])
 
 
