@@ -149,8 +149,11 @@ class Pipeline:
     @property
     def has_networks(self) -> bool:
         """Whether pretrained networks are among the members or make features."""
-        embeds = self.features is not None and self.features.embedder is not None
-        return embeds or any(isinstance(each, Transformer) for each in self.members.values())
+        cheap = [self.cheap] if self.cheap else []
+        features = [self.features, *(each.features for each in cheap)]
+        members = [*self.members.values(), *(each.member for each in cheap)]
+        embeds = any(each is not None and each.embedder is not None for each in features)
+        return embeds or any(isinstance(each, Transformer) for each in members)
 
     def by_member(self, texts: pd.DataFrame) -> dict[str, Floats]:
         """The probabilities of each member, `(n_rows, n_classes)`."""

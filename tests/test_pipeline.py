@@ -150,11 +150,15 @@ def test_files_are_outs_of_the_pipeline(trained, tmp_path):
 
 def test_embeddings_are_made_only_for_members_that_take_them(trained, tmp_path):
     root = evenly(trained("demo"), "demo", tmp_path)
-    assert Pipeline.load("demo", root).features.embedder
+    whole = Pipeline.load("demo", root)
+    assert whole.features.embedder
+    assert whole.has_networks
     path = root / "metrics" / "weights" / "demo.json"
     weights = json.loads(path.read_text("utf-8")) | dict.fromkeys(MEMBERS, 0.0)
     write_json(weights | {"logreg": 0.5, "lgbm": 0.5}, path)
-    assert Pipeline.load("demo", root).features.embedder is None
+    small = Pipeline.load("demo", root)
+    assert small.features.embedder is None
+    assert not small.has_networks
 
 
 def test_tuned_model_predicts_where_its_backbone_is_not(trained, tmp_path):
