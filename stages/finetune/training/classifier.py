@@ -173,7 +173,7 @@ def load(folder: Path, *, device: torch.device, merge: bool = False) -> Classifi
     about, stored = read_json(folder / ABOUT), stored_params(folder)
     params = stored.model_copy(update={"compile": False, "checkpointing": False})
     lora, source = params.lora, params.backbone
-    if lora is None and _tunes_backbone(params):
+    if not share_backbone(params):
         own = {"name": str((folder / BACKBONE).resolve()), "revision": None}
         source = source.model_copy(update=own)
     quantised = lora is not None and not merge and device.type == "cuda"
