@@ -58,8 +58,8 @@ def locate(params: BackboneParams) -> Source:
     if params.revision is None:
         raise InputError(
             f"backbone.revision: got null for {params.name!r}; expected a commit or a tag of that "
-            "model on the hub, so that its weights cannot change (or a local folder as name, "
-            "starting with . or /)"
+            "model on the hub, so that its weights cannot change (or as name a local folder, "
+            f"starting with . or /, or one of {sorted(PACKAGED)})"
         )
     return Source(params.name, params.revision)
 
