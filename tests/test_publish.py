@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -55,6 +56,17 @@ def environment():
     }
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return kept | {"PATH": path, "VERDICT_WORKERS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+def test_requirements_have_the_weights_that_read_the_texts():
+    def weights_for(name):
+        params = SimpleNamespace(backbone=SimpleNamespace(name=name))
+        features = SimpleNamespace(embedder=SimpleNamespace(params=params))
+        found = publish.requirements(SimpleNamespace(features=features))
+        return [line for line in found if line.startswith("all-mpnet-base-v2")]
+
+    assert len(weights_for("mpnet")) == 5
+    assert weights_for("minilm") == weights_for("org/model") == []
 
 
 def test_rows(root):
