@@ -1,7 +1,10 @@
 """Verdict's stages. Whatever imports one of them runs this first."""
 
 import gc
+import sys
 
-# Importing makes some hundred thousand objects that stay. By default the collector looks through
-# the new ones for garbage after every 700, a tenth of what a small stage takes to start.
-gc.set_threshold(200_000, 10, 10)
+if sys.argv[0] == "-m":  # as Python sets it while it looks for the module of `python -m`
+    # Importing makes some hundred thousand objects that stay. By default the collector looks
+    # through the new ones for garbage after every 700, a tenth of what a small stage takes to
+    # start. A process that only uses the stages keeps its own threshold.
+    gc.set_threshold(200_000, 10, 10)

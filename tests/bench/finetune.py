@@ -9,7 +9,7 @@ schedule, and predict the same rows of the first fold. The Trainer does it as it
 shows: texts padded to `max_length`, fp32, the model for sequence classification, its defaults for
 the rest; and once more with the pipeline's own network, which differs from that model in its head,
 so that only the training differs. Only real tokens count, no padding. Points of accuracy come with
-the standard error of the difference, row by row.
+the standard error of the difference, row by row, clustered by group.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import cyclopts
 import numpy as np
 import torch
 
+from stages._judging import mean_and_error
 from stages.base.folds import Folds, read_folds
 from stages.base.tables import ID, read_table
 from stages.base.tasks import Task, read_task
@@ -227,9 +228,9 @@ def main(
     print()
     for way in list(ways)[1:]:
         points = 100 * (right["verdict"].astype(float) - right[way])  # of each row
-        error = points.std() / len(points) ** 0.5
+        mean, error = mean_and_error(points, folds.group[held])
         times = speeds["verdict"] / speeds[way]
-        print(f"{times:.2f} times as fast as {way}, {points.mean():+.2f} +- {error:.2f} points")
+        print(f"{times:.2f} times as fast as {way}, accuracy {mean:+.2f} +- {error:.2f} points")
 
 
 if __name__ == "__main__":
