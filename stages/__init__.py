@@ -7,4 +7,4 @@ if sys.argv[0] == "-m":  # as Python sets it while it looks for the module of `p
     # Importing makes some hundred thousand objects that stay. By default the collector looks
     # through the new ones for garbage after every 700, a tenth of what a small stage takes to
     # start. A process that only uses the stages keeps its own threshold.
-    gc.set_threshold(200_000, 10, 10)
+    gc.set_threshold(700_000, 10, 10)
