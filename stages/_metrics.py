@@ -2,7 +2,8 @@
 
 All functions work on `(n_rows, n_classes)`. Where classes are exclusive, a row is given its most
 probable class; else each class whose probability reaches a threshold. Rare classes never make a
-metric NaN: precision, recall and F1 of a class that is never predicted, or never right, are 0;
+metric NaN: precision, recall and F1 of a class that is never predicted, or never right, are 0, and
+one that no row has or is given is left out of their means (as a tie where nobody calls one);
 metrics that compare rows of a class with the others leave out classes without both.
 """
 
@@ -166,8 +167,9 @@ def decision_metrics(task: Task, actual: Labels, given: Labels) -> dict[str, flo
     scores = class_scores(actual, given)
     weights = actual.sum(axis=0) / max(actual.sum(), 1)
     pooled = class_scores(actual.reshape(-1, 1), given.reshape(-1, 1))
+    occurs = (actual | given).any(axis=0)
     for name, values in scores.items():
-        found[f"macro_{name}"] = float(values.mean())
+        found[f"macro_{name}"] = _mean(values[occurs], 0.0)
         found[f"micro_{name}"] = float(pooled[name][0])
         found[f"weighted_{name}"] = float(values @ weights)
     return found

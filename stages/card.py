@@ -106,7 +106,8 @@ def measure(losses: Floats, actual: Labels, given: Labels, group: npt.NDArray[An
 def _ratios(totals: Floats) -> Floats:
     """The metrics `(n_samples, 3)` of sums `(n_samples, 3 + 2 n_classes)` over rows."""
     hits, both = np.split(totals[:, 3:], 2, axis=1)
-    f1 = (2 * hits / np.maximum(both, 1)).mean(axis=1)
+    n_occur = (both > 0).sum(axis=1)  # a class that no row has or is given does not count
+    f1 = (2 * hits / np.maximum(both, 1)).sum(axis=1) / np.maximum(n_occur, 1)
     return np.column_stack([totals[:, 1] / totals[:, 0], totals[:, 2] / totals[:, 0], f1])
 
 

@@ -2,11 +2,12 @@ r"""From raw files to rows: what can be used, what cannot and why.
 
 In: the raw folder of a dataset. Out: `rows.parquet` (id, part, the text or, of a preference, the
 texts as lists of turns, targets `y_<class>`, NaN in the test part, and `truth_<class>` where the
-dataset comes with a known judge), `rejects.parquet` (file, line, id and reason of every raw row
-that did not become a row, so that rows + rejects = raw rows), `labels.json` (kind of task, ordered
-classes) and `strata.parquet` (the names of the models that answered a train row, where the files of
-a preference tell them: only the stage `audit` reads it). A row that the params leave out on purpose
-(of several labels where the task has one) is a reject too, but is counted apart and is no fault.
+dataset comes with a known judge), `rejects.parquet` (part, file, line, id and reason of every raw
+row that did not become a row, so that rows + rejects = raw rows), `labels.json` (kind of task,
+ordered classes) and `strata.parquet` (the names of the models that answered a train row, where the
+files of a preference tell them: only the stage `audit` reads it). A row that the params leave out
+on purpose (of several labels where the task has one) is a reject too, but is counted apart and is
+no fault.
 
 Nothing is written where a file is missing or of the wrong shape, where too many rows are rejected,
 or where the sample submission or the truth does not fit. A reader (`stages/readers/`) knows the
@@ -62,7 +63,13 @@ Probabilities: TypeAlias = tuple[float, ...]
 AnyReader: TypeAlias = ArenaReader | TableReader | TextReader
 
 REJECTS = pa.schema(
-    [("file", pa.string()), ("line", pa.int64()), (ID, pa.string()), ("reason", pa.string())]
+    [
+        (PART, pa.string()),
+        ("file", pa.string()),
+        ("line", pa.int64()),
+        (ID, pa.string()),
+        ("reason", pa.string()),
+    ]
 )
 STRATA = pa.schema([(ID, pa.string()), (MODEL_A, pa.string()), (MODEL_B, pa.string())])
 
@@ -120,9 +127,10 @@ def build(records: Iterable[Sourced], task: Task) -> tuple[Any, Any, Any]:
     strata: list[tuple[Any, ...]] = []
     for part, file, record in records:
         if isinstance(record, Reject):
-            rejects.append((file, record.line, record.id, record.reason))
+            rejects.append((part, file, record.line, record.id, record.reason))
         elif record.id in seen:
-            rejects.append((file, record.line, record.id, f"duplicate id, as in {seen[record.id]}"))
+            twice = f"duplicate id, as in {seen[record.id]}"
+            rejects.append((part, file, record.line, record.id, twice))
         else:
             seen[record.id] = file
             rows.append((record.id, part, *record.texts, *(record.target or unlabelled)))
@@ -172,7 +180,7 @@ def measure(rows: Any, rejects: Any, task: Task) -> dict[str, float]:
         counts["dev_rows"] = parts[DEV]
         counts["left_out"] = len(rejects) - len(faulty(rejects))  # of the rejects
         counts["empty_texts"] = sum(pc.sum(pc.cast(text, pa.int64())).as_py() for text in blank)
-    train = rows.filter(pc.equal(rows[PART], TRAIN))
+    train = of_part(rows, TRAIN)
     shares = {f"share_{name}": pc.mean(train[TARGET + name]).as_py() for name in task.classes}
     return counts | shares
 
@@ -254,8 +262,8 @@ def sample_faults(raw: Path, params: IngestParams, rows: Any, rejects: Any) -> l
     id_column = params.reader.sample_columns[0]
     records = list(csv_records(raw / params.sample))
     counts = Counter(str(record.fields.get(id_column)) for record in records)
-    rows, rejects = rows.filter(pc.equal(rows[PART], TEST)), of_file(rejects, params.reader.test)
-    tests = dict.fromkeys([*rows[ID].to_pylist(), *rejects[ID].drop_null().to_pylist()])
+    lost = of_part(rejects, TEST)[ID].drop_null()
+    tests = dict.fromkeys([*of_part(rows, TEST)[ID].to_pylist(), *lost.to_pylist()])
     checks: dict[str, list[Any]] = {
         "broken lines": [record.line for record in records if record.fault],
         "ids that the test file lacks": [name for name in counts if name not in tests],
@@ -270,9 +278,9 @@ def sample_faults(raw: Path, params: IngestParams, rows: Any, rejects: Any) -> l
     ]
 
 
-def of_file(rejects: Any, file: str | None) -> Any:
-    """The rejects of one file; none of no file."""
-    return rejects.filter(pc.equal(rejects["file"], file or ""))
+def of_part(table: Any, part: str) -> Any:
+    """The rows or rejects of one part."""
+    return table.filter(pc.equal(table[PART], part))
 
 
 def read_truth(path: Path, task: Task) -> tuple[dict[str, Probabilities], list[str]]:
@@ -350,8 +358,11 @@ def main(
     )
     if len(lost):
         log.warning("ingest: rejects by reason:%s", reasons(lost, raw))
-    if n_lost := len(of_file(lost, params.reader.test)):
-        log.warning("ingest: %d test rows are rejects; a submission still needs their ids", n_lost)
+    if n_lost := len(of_part(lost, TEST)):
+        log.warning(
+            "ingest: %d test rows are rejects: a submission gives their ids the class shares",
+            n_lost,
+        )
     write_arrow(kept if truth is None else with_truth(kept, truth, task), rows)
     write_arrow(lost, rejects)
     write_arrow(names, strata)

@@ -1,13 +1,15 @@
 r"""Write the file to upload.
 
-In: predictions of the test part, folds, thresholds, raw data. Out: a CSV with the competition's own
-columns, each test id once, in the order of the sample submission where there is one. It holds the
-probability of each class, or the label in the raw file's own words: the likeliest class or, where
-classes do not exclude each other, all that reach their threshold. A test row that was rejected at
-the door gets the class shares of the train part.
+In: predictions of the test part, rejects, folds, thresholds, raw data. Out: a CSV with the
+competition's own columns, each test id once, in the order of the sample submission, or without one
+in that of the test file, ids of rejects at the end. It holds the probability of each class, or the
+label in the raw file's own words: the likeliest class or, where classes do not exclude each other,
+all that reach their threshold. A test row that was rejected at the door gets the class shares of
+the train part.
 
     python -m stages.submit --dataset arena --labels data/arena/labels.json --raw data/raw/arena \
-        --folds data/arena/folds.parquet --predictions data/arena/predictions/ensemble.parquet \
+        --rejects data/arena/rejects.parquet --folds data/arena/folds.parquet \
+        --predictions data/arena/predictions/ensemble.parquet \
         --thresholds metrics/thresholds/arena/ensemble.json \
         --submission-out data/arena/submission.csv
 """
@@ -155,6 +157,7 @@ def main(
     dataset: str,
     labels: Path,
     raw: Path,
+    rejects: Path,
     folds: Path,
     predictions: Path,
     thresholds: Path,
@@ -173,7 +176,14 @@ def main(
     table = read_table(predictions)
     test = table[table[PART] == TEST]
     if params.sample is None:
-        ids = test[ID]
+        rejected = read_table(rejects)
+        rejected_ids = rejected.loc[rejected[PART] == TEST, ID].dropna()
+        ids = pd.concat([test[ID], rejected_ids]).drop_duplicates()
+    elif not (raw / params.sample).is_file():
+        raise InputError(
+            f"params/{dataset}.yaml: submit.sample: no such file in {raw}, got {params.sample!r}; "
+            "expected the name of a sample submission, or null"
+        )
     else:
         sample = pd.read_csv(  # an id may be "NA"
             raw / params.sample, dtype=str, keep_default_na=False, encoding="utf-8-sig"

@@ -115,6 +115,7 @@ def test_every_later_row_with_an_id_is_rejected_also_across_parts(workspace):
     rows, rejects, _ = run()
     assert list(rows["id"]) == ["1", "2", "8"]
     assert rejects.to_dict("list") == {
+        "part": ["train", "train", "test"],
         "file": ["train.csv", "train.csv", "test.csv"],
         "line": [4, 5, 3],
         "id": ["1", "1", "2"],
@@ -146,7 +147,7 @@ def test_rejects_have_the_same_schema_with_and_without_rows(workspace):
     run("full")
     schemas = [pq.read_schema(f"{out}/rejects.parquet") for out in ("empty", "full")]
     assert schemas[0].equals(schemas[1], check_metadata=True)
-    assert list(map(str, schemas[0].types)) == ["string", "int64", "string", "string"]
+    assert list(map(str, schemas[0].types)) == ["string", "string", "int64", "string", "string"]
 
 
 def test_too_many_rejects_stop_the_stage_with_the_most_frequent_reasons(workspace):

@@ -114,6 +114,14 @@ def test_precision_and_recall_of_a_class_that_is_never_right_are_zero():
     np.testing.assert_allclose(found["recall"], [1, 0, 0, 0])
 
 
+@pytest.mark.parametrize("task", [ONE, SEVERAL])
+def test_class_that_no_row_has_or_is_given_is_left_out_of_the_means(task):
+    y, given = [0, 1, 2, 1, 0], [0, 1, 1, 1, 2]
+    found = _metrics.decision_metrics(task, *(np.eye(4, dtype=bool)[x] for x in (y, given)))
+    expected = {name: value for name, value in averages(y, given).items() if "macro" in name}
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
 def test_soft_targets_count_as_their_largest_class_or_as_all_of_one_half():
     targets = np.array([[0.3, 0.4, 0.2, 0.1], [0.5, 0.5, 0, 0]])
     assert _metrics.actual_labels(ONE, targets).tolist() == [

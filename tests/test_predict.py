@@ -91,7 +91,8 @@ def test_labels_are_those_of_the_submission(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     submit.main(
         dataset="goemotions", labels=Path("data/goemotions/labels.json"),
-        raw=Path("data/raw/goemotions"), folds=Path("data/goemotions/folds.parquet"),
+        raw=Path("data/raw/goemotions"), rejects=Path("data/goemotions/rejects.parquet"),
+        folds=Path("data/goemotions/folds.parquet"),
         predictions=Path("data/goemotions/predictions/ensemble.parquet"),
         thresholds=Path("metrics/thresholds/goemotions/ensemble.json"),
         submission_out=tmp_path / "submission.csv",

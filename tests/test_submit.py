@@ -29,6 +29,7 @@ def inputs(tmp_path):
     write_table(predicted, tmp_path / "p.parquet")
     write_json({"kind": "preference", "classes": ["a", "b", "tie"]}, tmp_path / "labels.json")
     write_json({}, tmp_path / "t.json")
+    write_rejects(tmp_path, [])
     write_sample(tmp_path, ["t🦦", "007", "9", "8"])
     return tmp_path
 
@@ -38,11 +39,16 @@ def write_sample(folder, ids, columns=NAMES):
     frame.to_csv(folder / "sample.csv", index=False)
 
 
+def write_rejects(folder, rejects):
+    write_table(pd.DataFrame(rejects, columns=["part", "id"], dtype=str), folder / "r.parquet")
+
+
 def run_stage(folder, monkeypatch, **changes):
     write_params(folder, "tiny", submit=SECTION | changes)
     monkeypatch.chdir(folder)
     submit.main(
-        dataset="tiny", labels=folder / "labels.json", raw=folder, folds=folder / "folds.parquet",
+        dataset="tiny", labels=folder / "labels.json", raw=folder,
+        rejects=folder / "r.parquet", folds=folder / "folds.parquet",
         predictions=folder / "p.parquet", thresholds=folder / "t.json",
         submission_out=folder / "submission.csv",
     )  # fmt: skip
@@ -75,6 +81,16 @@ def test_test_row_without_a_prediction_gets_the_class_shares(inputs, monkeypatch
 
 def test_without_a_sample_each_test_id_stands_once(inputs, monkeypatch):
     assert run_stage(inputs, monkeypatch, sample=None)["id"].tolist() == TEST_IDS
+    # a second row of an id is a reject too, and one without an id cannot be submitted
+    write_rejects(inputs, [("test", "lost"), ("train", "x"), ("test", "8"), ("test", None)])
+    found = run_stage(inputs, monkeypatch, sample=None).set_index("id")
+    assert found.index.tolist() == [*TEST_IDS, "lost"]
+    assert found.loc["lost"].tolist() == pytest.approx([0.5, 0.25, 0.25])
+
+
+def test_sample_that_is_not_there_is_named_with_its_param(inputs, monkeypatch):
+    with pytest.raises(InputError, match=r"params/tiny\.yaml: submit\.sample: .* got 's\.csv'"):
+        run_stage(inputs, monkeypatch, sample="s.csv")
 
 
 def test_sample_with_other_columns_is_refused(inputs, monkeypatch):

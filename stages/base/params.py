@@ -12,6 +12,7 @@ from ruamel.yaml.error import YAMLError
 from stages.base.errors import InputError
 
 FILE = Path("params.yaml")  # what `dvc repro` builds
+TAGS = ("format", "kind")  # the key that tells which type of a union is meant
 LONGEST = 200  # letters of a value that an error shows
 FOLDER = Path("params")  # a file for each dataset, since DVC parses it whole once a stage
 
@@ -86,7 +87,7 @@ def faults_of(kind: type[BaseModel], tree: Any, name: str, error: ValidationErro
     places = {place for place, _ in found}
     deeper = {place[:end] for place in places for end in range(len(place))}
     return [
-        ".".join([name, *place]) + _wrong(kind, place, fault)
+        ".".join([name, *place]) + _wrong(kind, tree, place, fault)
         for place, fault in found
         if place not in deeper or fault["type"] == "value_error"
     ]
@@ -98,7 +99,7 @@ def _place(tree: Any, fault: Any) -> tuple[str, ...]:
     is_tagged = False
     for step in fault["loc"]:
         is_map = isinstance(tree, dict)
-        if is_map and step in (tree.get("format"), tree.get("kind")) and not is_tagged:
+        if is_map and step in map(tree.get, TAGS) and not is_tagged:
             is_tagged = True  # of a union: its own key may follow
         elif (is_map and step in tree) or (isinstance(tree, list) and isinstance(step, int)):
             tree, is_tagged = tree[step], False
@@ -106,14 +107,14 @@ def _place(tree: Any, fault: Any) -> tuple[str, ...]:
     return (*place, str(fault["loc"][-1])) if fault["type"] == "missing" else tuple(place)
 
 
-def _wrong(kind: type[BaseModel], place: tuple[str, ...], fault: Any) -> str:
+def _wrong(kind: type[BaseModel], tree: Any, place: tuple[str, ...], fault: Any) -> str:
     got = repr(fault["input"])
     got = got if len(got) <= LONGEST else got[:LONGEST] + "..."
     match fault["type"]:
         case "missing":
             return ": missing; expected a value"
         case "extra_forbidden":
-            return f": unknown key, got {got}; expected one of {_keys(kind, place[:-1])}"
+            return f": unknown key, got {got}; expected one of {_keys(kind, tree, place[:-1])}"
         case "union_tag_invalid" | "union_tag_not_found" as what:
             key, about = fault["ctx"]["discriminator"].strip("'"), fault["ctx"]
             if what == "union_tag_not_found":
@@ -124,13 +125,23 @@ def _wrong(kind: type[BaseModel], place: tuple[str, ...], fault: Any) -> str:
     return f": {fault['msg'].removeprefix('Value error, ')}, got {got}"
 
 
-def _keys(kind: type[BaseModel], place: Iterable[str]) -> list[str]:
+def _keys(kind: type[BaseModel], tree: Any, place: Iterable[str]) -> list[str]:
     """The keys that are known at a place; names in a mapping and numbers in a list lead nowhere."""
     kinds = [kind]
     for step in place:
         fields = [one.model_fields[step] for one in kinds if step in one.model_fields]
         kinds = [found for field in fields for found in _models(field.annotation)] or kinds
+        tree = tree[int(step) if isinstance(tree, list) else step]
+        kinds = [one for one in kinds if _is_meant(one, tree)] or kinds
     return sorted({key for one in kinds for key in one.model_fields})
+
+
+def _is_meant(kind: type[BaseModel], tree: Any) -> bool:
+    """Whether the map `tree` has the tag of `kind`, where that is one of a union."""
+    tags = {key: kind.model_fields[key] for key in TAGS if key in kind.model_fields}
+    return isinstance(tree, dict) and all(
+        tree.get(key) in get_args(field.annotation) for key, field in tags.items()
+    )
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

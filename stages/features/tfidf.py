@@ -149,7 +149,9 @@ def fit_tokens(tokens: Tokens, pieces: Pieces, params: TfidfParams) -> Vocabular
     for name, terms in (("words", found.words), ("characters", found.characters)):
         if not terms:
             min_df = getattr(params, name).min_df
-            raise InputError(f"tfidf.{name}.min_df: no n-gram is that frequent, got {min_df}")
+            raise InputError(
+                f"tfidf.{name}.min_df: no n-gram is that frequent, got {min_df}; expected less"
+            )
     return found
 
 

@@ -52,21 +52,16 @@ def search(given: M, evaluate: Callable[[Sequence[M]], Iterable[float]]) -> pd.D
     `tpe` waits for each.
 
     Args:
-        given: The model's section; without `search` it is the only trial.
+        given: The model's section, without `space_faults`; without `search` it is the only trial.
         evaluate: Out-of-fold log losses of params, in their order.
 
     Returns:
         One row a trial: `trial` (0 is the given section), `log_loss`, and a column for each key of
         the space.
-
-    Raises:
-        InputError: The space names a param that there is not, or a value that it does not take.
     """
     plan = given.search
     if plan is None:
         return pd.DataFrame([{"trial": 0, "log_loss": loss} for loss in evaluate([given])])
-    if faults := space_faults(given, plan):
-        raise InputError.listing(f"{len(faults)} fault(s) in search.space", faults)
     sampler, own = _sampler(plan), {key: _get(given, key) for key in plan.space}
     import optuna
 
@@ -95,12 +90,13 @@ def search(given: M, evaluate: Callable[[Sequence[M]], Iterable[float]]) -> pd.D
     )
 
 
-def space_faults(given: ModelParams, plan: SearchParams) -> list[str]:
+def space_faults(given: ModelParams) -> list[str]:
     """Keys of the space that are no params, and ends of ranges and choices that these refuse."""
-    faults = []
-    for key, space in plan.space.items():
+    faults: list[str] = []
+    plan = given.search
+    for key, space in plan.space.items() if plan else ():
         ends = space.choices if isinstance(space, Choices) else (space.low, space.high)
-        if plan.sampler == "grid" and not isinstance(space, Choices):
+        if plan and plan.sampler == "grid" and not isinstance(space, Choices):
             faults.append(f"search.space.{key}: got a range; expected choices for a grid")
         try:
             _get(given, key)
@@ -111,7 +107,7 @@ def space_faults(given: ModelParams, plan: SearchParams) -> list[str]:
             try:
                 replaced(given, {key: value})
             except InputError as error:
-                faults.append(str(error))
+                faults += str(error).split("\n  ")
     return list(dict.fromkeys(faults))
 
 

@@ -20,12 +20,12 @@ from stages.base.errors import InputError
 from stages.base.folds import Indices, read_folds
 from stages.base.predictions import prediction_table
 from stages.base.tables import PREDICTION, SWAPPED, write_table
-from stages.base.tasks import Floats, read_task
+from stages.base.tasks import Floats, Task, read_task
 from stages.base.tracking import Mirror
 from stages.fitting.crossfit import CrossFit, Recipe, crossfits
 from stages.fitting.design import FeatureSets
 from stages.fitting.sample import Sample
-from stages.fitting.search import ModelParams, search
+from stages.fitting.search import ModelParams, search, space_faults
 from stages.fitting.seeds import Model, with_params
 
 log = logging.getLogger("verdict")
@@ -50,6 +50,15 @@ def read_sets(paths: Mapping[str, Path], needed: Collection[str], ids: pd.Series
     if needed and not any(sets.values()):
         raise InputError(f"{', '.join(needed)}: got empty feature sets; expected features in one")
     return sets
+
+
+def part_faults(task: Task, params: ModelParams) -> list[str]:
+    """Feature sets of which the params want parts that the task has not."""
+    return [
+        f"{name}.parts: got {list(source.parts)}; expected some of {list(task.parts)}"
+        for name, source in params.sources().items()
+        if not set(source.parts) <= set(task.parts)
+    ]
 
 
 def best_elsewhere(losses: Floats, fold: npt.NDArray[np.integer]) -> Indices:
@@ -100,6 +109,9 @@ def train(
     """
     clock, mirror = Cost(), Mirror(model.name, dataset, [labels, folds])
     task = read_task(labels)
+    if faults := [*part_faults(task, params), *space_faults(params)]:
+        listed = [f"{model.name}.{fault}" for fault in faults]
+        raise InputError.listing(f"params/{dataset}.yaml: {len(faults)} fault(s)", listed)
     stored = read_folds(folds, task)
     features = read_sets(sets, params.sources().keys(), stored.ids)
     rows = stored.judged

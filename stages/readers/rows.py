@@ -220,7 +220,9 @@ def column_faults(path: Path, needed: Sequence[str], known: Sequence[str]) -> li
     twice = [name for name in needed if list(known).count(name) > 1]
     got = repr(list(known))
     got = got if len(got) <= 300 else got[:300] + "..."
-    faults = [f"{path}: missing columns {missing}, got {got}"] if missing else []
+    faults = [f"{path}: missing columns {missing}, got {got}; expected all"] if missing else []
+    if missing and len(known) == 1:
+        faults[0] += " (fields are separated by commas in .csv, by tabs in .tsv)"
     return faults + ([f"{path}: columns {twice} stand twice in {got}"] if twice else [])
 
 
@@ -258,7 +260,8 @@ def csv_records(path: Path, layout: Layout = CSV) -> Iterator[Record]:
     """The records of a delimited text file below its header; quoted fields may hold newlines.
 
     Raises:
-        InputError: A quote is never closed, so that it is unknown how many rows there are.
+        InputError: A quote is never closed, or text follows a closing one, so that it is unknown
+        how many rows there are.
     """
     lines = _lines(path, layout)
     header = layout.names or next(lines)[1]
@@ -301,9 +304,8 @@ class _Lines:
         if line is None:
             self.ended = True
             raise StopIteration
-        self.taken += line.endswith(
-            "\n"
-        )  # a lone carriage return inside a field is no line of the file
+        # a lone carriage return inside a field is no line of the file
+        self.taken += line.endswith("\n")
         return line
 
 
@@ -312,14 +314,28 @@ def _csv_lines(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     # surrogateescape keeps a bad byte in its own row, where strict decoding would end the file.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         lines = _Lines(file)
-        reader = csv.reader(lines, delimiter=delimiter)
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
         start = 1
-        for values in reader:
-            if lines.ended:  # the reader asked for more lines in the middle of a record
-                raise InputError(
-                    f"{path}:{start}: a quote that this record opens is never closed, got the end "
-                    "of the file; expected a whole file (fetch it again, or mend the quote)"
-                )
+        while True:
+            try:
+                values = next(reader, None)
+            except csv.Error as error:
+                raise InputError(f"{path}:{start}: {_quote_fault(start, lines)}") from error
+            if values is None:
+                return
             if values:
                 yield start, values
             start = lines.taken + 1
+
+
+def _quote_fault(start: int, lines: _Lines) -> str:
+    if lines.ended:  # the reader asked for more lines in the middle of a record
+        return (
+            "a quote that this record opens is never closed, got the end of the file; expected a "
+            "whole file (fetch it again, or mend the quote)"
+        )
+    return (
+        "a quoted field of this record goes on after its closing quote, got that on line "
+        f"{max(start, lines.taken)}; expected each quote inside a quoted field to stand twice (or, "
+        "with format text, `quoted: false`: a quote is a sign like any other, a record is a line)"
+    )

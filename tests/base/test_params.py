@@ -92,7 +92,7 @@ class Drawing(Params):
         ({"kind": "corners"}, ["shape.corners: missing; expected a value"]),
         (
             {"kind": "disc", "radius": 1, "size": 2},
-            ["shape.size: unknown key, got 2; expected one of ['corners', 'kind', 'radius']"],
+            ["shape.size: unknown key, got 2; expected one of ['kind', 'radius']"],
         ),
         ({"kind": "square"}, ["shape.kind: got 'square'; expected 'corners', 'disc'"]),
         ({"radius": 1}, ["shape.kind: missing; expected a value"]),

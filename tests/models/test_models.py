@@ -426,6 +426,20 @@ def test_stage_writes_the_best_trial_of_its_search(folds, sets, fitted, tmp_path
     assert all(value >= 0 for value in cost.values())
 
 
+def test_faults_that_the_section_alone_does_not_show_are_told_at_once(
+    folds, sets, tmp_path, monkeypatch
+):
+    plan = {"sampler": "grid", "trials": 2, "seed": 0, "space": {"Q": {"choices": [1]}}}
+    section = {"search": plan, "tfidf": ODD | {"parts": ["text"]}}
+    with pytest.raises(InputError) as caught:
+        run_logreg(folds, sets, section, tmp_path, monkeypatch)
+    head, *faults = str(caught.value).splitlines()
+    assert head == "params/tiny.yaml: 2 fault(s)"
+    assert faults[0].startswith("  model.tfidf.parts: got ['text']; expected some of ['difference'")
+    assert faults[1].startswith("  model.search.space.Q: no such param")
+    assert not (tmp_path / "model").exists()
+
+
 def test_rows_of_a_fold_are_judged_by_the_trial_that_is_best_on_the_others():
     fold = np.array([0, 1, 2, 0, 1, 2])
     losses = np.array([[0, 0, 9, 0, 0, 9], [4, 4, 4, 4, 4, 4], [1, 5, 5, 1, 5, 5.0]])

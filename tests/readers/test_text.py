@@ -88,6 +88,17 @@ def test_without_quoting_a_quote_is_a_sign_and_a_record_is_a_line(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("later", ['"half" said', 'he "said" it', '"ends'])
+def test_quote_that_only_a_later_row_closes_stops_the_reading(tmp_path, later):
+    path = tmp_path / "t.csv"
+    rows = [f"{i},text,sad" for i in range(6)]
+    rows[1], rows[4] = '1,"open,glad', f"4,{later},glad"  # the rows between would be lost
+    path.write_text("\n".join(["key,body,mood", *rows]) + "\n")
+    with pytest.raises(InputError, match=r"t\.csv:3: a quoted field .*, got that on line 6; exp"):
+        list(reader().read(path, labelled=True))
+    assert len(list(reader(quoted=False).read(path, labelled=True))) == 6
+
+
 def test_rows_without_ids_are_named_by_file_and_line(tmp_path):
     path = write(tmp_path / "t.csv", [["a", "glad"], ["b", "x"], ["c", "sad"]], NAMES[1:])
     plain = reader(columns={"id": None, "text": "body"}, test="u.csv")
