@@ -32,6 +32,7 @@ from stages._judging import judging_folds, mean_and_error
 from stages._report_quality import total_cost
 from stages._report_rows import read_judged
 from stages.base.cli import run
+from stages.base.errors import InputError
 from stages.base.folds import read_folds
 from stages.base.params import Params, read_params
 from stages.base.predictions import check_models
@@ -145,7 +146,10 @@ def main(
 ) -> None:
     """Measure the cascade of one dataset."""
     params = read_params(CascadeParams, dataset, "cascade")
-    check_models([params.cheap], predictions, f"params/{dataset}.yaml: cascade.cheap")
+    param = f"params/{dataset}.yaml: cascade.cheap"
+    if params.cheap == ensemble:
+        raise InputError(f"{param}: got {ensemble!r}; expected a model to ask before it")
+    check_models([params.cheap], predictions, param)
     task = read_task(labels)
     stored = read_folds(folds, task)
     judged = read_judged(task, stored, predictions, [params.cheap, ensemble])
@@ -154,6 +158,7 @@ def main(
     both = [losses.get(name, unknown) for name in (params.cheap, ensemble)]
     rows = ~np.isnan(both).any(axis=0)
     if not rows.any():  # a backbone that is not tuned on this dataset
+        log.warning("cascade: %s predicted no row out of fold: there is none", params.cheap)
         write_json({"rows": 0}, metrics)
         write_table(pd.DataFrame(columns=COLUMNS), curve_out)
         return

@@ -358,11 +358,11 @@ def main(
     )
     if len(lost):
         log.warning("ingest: rejects by reason:%s", reasons(lost, raw))
-    if n_lost := len(of_part(lost, TEST)):
+    if n_lost := len(ids := of_part(lost, TEST)[ID]):
         log.warning(
-            "ingest: %d test rows are rejects: a submission gives their ids the class shares",
-            n_lost,
-        )
+            "ingest: %d test rows are rejects, %d of them without an id: a submission gives the "
+            "others the class shares", n_lost, ids.null_count,
+        )  # fmt: skip
     write_arrow(kept if truth is None else with_truth(kept, truth, task), rows)
     write_arrow(lost, rejects)
     write_arrow(names, strata)

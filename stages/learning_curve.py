@@ -26,7 +26,7 @@ from typing import Annotated, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import Field
+from pydantic import Field, field_validator
 from tqdm import tqdm
 
 from stages._metrics import (
@@ -62,6 +62,7 @@ from stages.models.xgb import fit as fit_xgb
 log = logging.getLogger("verdict")
 
 M = TypeVar("M", bound=ModelParams)
+V = TypeVar("V")
 
 METRICS = [  # columns of the table; those that the task has
     "log_loss",
@@ -83,6 +84,13 @@ class LearningCurveParams(Params):
     models: tuple[Literal["logreg", "svm", "forest", "xgb", "lgbm"], ...]
     fractions: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)]
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+
+    @field_validator("models", "fractions", "seeds")
+    @classmethod
+    def _differ(cls, values: tuple[V, ...]) -> tuple[V, ...]:
+        if len(set(values)) < len(values):
+            raise ValueError("one stands twice; expected each once")
+        return values
 
 
 @dataclass(frozen=True)

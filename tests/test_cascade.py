@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from stages import cascade
+from stages.base.errors import InputError
 from stages.base.tasks import MultiLabel, Preference
 from tests.given import write_params
 from tests.report_data import COST, N_TRAIN, write_results
@@ -121,10 +122,16 @@ def test_cheap_model_of_one_fold_is_judged_on_parts_of_it(tmp_path, monkeypatch)
     assert found["rows"] == N_TRAIN / 3
 
 
-def test_cheap_model_that_predicted_no_row_makes_no_cascade(tmp_path, monkeypatch):
+def test_cheap_model_that_predicted_no_row_makes_no_cascade(tmp_path, monkeypatch, caplog):
     found, table = run_stage(tmp_path, "preference", monkeypatch, cheap="never")
     assert found == {"rows": 0}
     assert table.empty
+    assert "never predicted no row out of fold" in caplog.text
+
+
+def test_ensemble_is_no_cheap_model(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=r"mine\.yaml: cascade\.cheap: got 'ensemble'; expected"):
+        run_stage(tmp_path, "preference", monkeypatch, cheap="ensemble")
 
 
 def test_choice_knows_no_time(tmp_path, monkeypatch):

@@ -208,7 +208,7 @@ def test_sample_must_hold_rejected_test_rows_too(workspace, caplog):
     raw_files(test=unlabelled(8, 9) + "10,broken\n", sample=sample(8, 9, 10))
     _rows, rejects, _ = run()
     assert list(rejects["id"]) == ["10"]
-    assert "1 test rows are rejects" in caplog.text
+    assert "1 test rows are rejects, 0 of them without an id" in caplog.text
 
 
 def test_without_a_test_file_all_rows_are_train_rows(workspace):

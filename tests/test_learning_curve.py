@@ -125,6 +125,13 @@ def test_unknown_model_is_refused():
         )
 
 
+@pytest.mark.parametrize("twice", [{"seeds": (3, 3)}, {"models": ("svm", "svm")}])
+def test_what_stands_twice_is_refused(twice):
+    section = {"models": ("svm",), "fractions": (1.0,), "seeds": (0,)}
+    with pytest.raises(ValueError, match="stands twice; expected each once"):
+        lc.LearningCurveParams(**section | twice)
+
+
 def test_seeds_reach_the_draws_of_the_model_and_metrics_are_their_means(task, folds, sets):
     """What the model predicts is drawn from its seed alone."""
 
