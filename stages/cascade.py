@@ -158,7 +158,7 @@ def main(
     both = [losses.get(name, unknown) for name in (params.cheap, ensemble)]
     rows = ~np.isnan(both).any(axis=0)
     if not rows.any():  # a backbone that is not tuned on this dataset
-        log.warning("cascade: %s predicted no row out of fold: there is none", params.cheap)
+        log.warning("cascade: %s predicted no row out of fold, so none is measured", params.cheap)
         write_json({"rows": 0}, metrics)
         write_table(pd.DataFrame(columns=COLUMNS), curve_out)
         return

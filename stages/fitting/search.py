@@ -92,11 +92,13 @@ def search(given: M, evaluate: Callable[[Sequence[M]], Iterable[float]]) -> pd.D
 
 def space_faults(given: ModelParams) -> list[str]:
     """Keys of the space that are no params, and ends of ranges and choices that these refuse."""
-    faults: list[str] = []
     plan = given.search
-    for key, space in plan.space.items() if plan else ():
+    if plan is None:
+        return []
+    faults: list[str] = []
+    for key, space in plan.space.items():
         ends = space.choices if isinstance(space, Choices) else (space.low, space.high)
-        if plan and plan.sampler == "grid" and not isinstance(space, Choices):
+        if plan.sampler == "grid" and not isinstance(space, Choices):
             faults.append(f"search.space.{key}: got a range; expected choices for a grid")
         try:
             _get(given, key)
