@@ -26,7 +26,7 @@ from typing import Annotated, Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 
 from stages._judging import Rows, judging_folds, mean_and_error
 from stages.base import parallel
@@ -34,7 +34,7 @@ from stages.base.cli import run
 from stages.base.cost import Cost
 from stages.base.errors import InputError
 from stages.base.folds import TRAIN, Folds, read_folds
-from stages.base.params import Params, read_params
+from stages.base.params import Params, each_once, read_params
 from stages.base.predictions import check_models, prediction_table
 from stages.base.tables import (
     ID,
@@ -60,14 +60,7 @@ FORMS: tuple[Form, ...] = get_args(Form)
 class EnsembleParams(Params):
     """Section `ensemble`: names of the models to blend."""
 
-    members: Annotated[tuple[str, ...], Field(min_length=1)]
-
-    @field_validator("members")
-    @classmethod
-    def _unique(cls, members: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(members)) < len(members):
-            raise ValueError("a member stands twice")
-        return members
+    members: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(each_once)]
 
 
 @dataclass(frozen=True)

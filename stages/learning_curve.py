@@ -26,7 +26,7 @@ from typing import Annotated, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 from tqdm import tqdm
 
 from stages._metrics import (
@@ -38,7 +38,7 @@ from stages._metrics import (
 )
 from stages.base.cli import run
 from stages.base.folds import Folds, Indices, read_folds
-from stages.base.params import Params, read_params
+from stages.base.params import Params, each_once, read_params
 from stages.base.tables import write_table
 from stages.base.tasks import Task, read_task
 from stages.base.tracking import Mirror
@@ -62,7 +62,6 @@ from stages.models.xgb import fit as fit_xgb
 log = logging.getLogger("verdict")
 
 M = TypeVar("M", bound=ModelParams)
-V = TypeVar("V")
 
 METRICS = [  # columns of the table; those that the task has
     "log_loss",
@@ -81,16 +80,17 @@ SEEDS, DEVIATION = "seeds", "log_loss_seed_deviation"
 class LearningCurveParams(Params):
     """Section `learning_curve`: what to fit on which shares of each fold's training rows."""
 
-    models: tuple[Literal["logreg", "svm", "forest", "xgb", "lgbm"], ...]
-    fractions: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)]
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
-
-    @field_validator("models", "fractions", "seeds")
-    @classmethod
-    def _differ(cls, values: tuple[V, ...]) -> tuple[V, ...]:
-        if len(set(values)) < len(values):
-            raise ValueError("one stands twice; expected each once")
-        return values
+    models: Annotated[
+        tuple[Literal["logreg", "svm", "forest", "xgb", "lgbm"], ...], AfterValidator(each_once)
+    ]
+    fractions: Annotated[
+        tuple[Annotated[float, Field(gt=0, le=1)], ...],
+        Field(min_length=1),
+        AfterValidator(each_once),
+    ]
+    seeds: Annotated[
+        tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(each_once)
+    ]
 
 
 @dataclass(frozen=True)

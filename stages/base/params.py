@@ -24,6 +24,14 @@ class Params(BaseModel):
 
 
 P = TypeVar("P", bound=BaseModel)
+V = TypeVar("V")
+
+
+def each_once(values: tuple[V, ...]) -> tuple[V, ...]:
+    """The values of a param, for `AfterValidator`, if they differ."""
+    if len(set(values)) < len(values):
+        raise ValueError("one stands twice; expected each once")
+    return values
 
 
 def read_params(kind: type[P], dataset: str, section: str, folder: Path = FOLDER) -> P:

@@ -54,11 +54,13 @@ def read_sets(paths: Mapping[str, Path], needed: Collection[str], ids: pd.Series
 
 def part_faults(task: Task, params: ModelParams) -> list[str]:
     """Feature sets of which the params want parts that the task has not."""
-    return [
-        f"{name}.parts: got {list(source.parts)}; expected some of {list(task.parts)}"
-        for name, source in params.sources().items()
-        if not set(source.parts) <= set(task.parts)
-    ]
+    faults = []
+    for name, source in params.sources().items():
+        try:
+            task.keys(source.parts)
+        except InputError as error:
+            faults.append(f"{name}.{error}")
+    return faults
 
 
 def best_elsewhere(losses: Floats, fold: npt.NDArray[np.integer]) -> Indices:

@@ -316,16 +316,13 @@ def _csv_lines(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
         lines = _Lines(file)
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
         start = 1
-        while True:
-            try:
-                values = next(reader, None)
-            except csv.Error as error:
-                raise InputError(f"{path}:{start}: {_quote_fault(start, lines)}") from error
-            if values is None:
-                return
-            if values:
-                yield start, values
-            start = lines.taken + 1
+        try:
+            for values in reader:
+                if values:
+                    yield start, values
+                start = lines.taken + 1
+        except csv.Error as error:
+            raise InputError(f"{path}:{start}: {_quote_fault(start, lines)}") from error
 
 
 def _quote_fault(start: int, lines: _Lines) -> str:

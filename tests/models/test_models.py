@@ -426,11 +426,16 @@ def test_stage_writes_the_best_trial_of_its_search(folds, sets, fitted, tmp_path
     assert all(value >= 0 for value in cost.values())
 
 
-def test_faults_that_the_section_alone_does_not_show_are_told_at_once(
+def test_faults_that_the_section_alone_does_not_show_are_told_before_the_first_fit(
     folds, sets, tmp_path, monkeypatch
 ):
     plan = {"sampler": "grid", "trials": 2, "seed": 0, "space": {"Q": {"choices": [1]}}}
     section = {"search": plan, "tfidf": ODD | {"parts": ["text"]}}
+
+    def fit(*_):
+        raise AssertionError("fitted")
+
+    monkeypatch.setattr(logreg, "fit", fit)
     with pytest.raises(InputError) as caught:
         run_logreg(folds, sets, section, tmp_path, monkeypatch)
     head, *faults = str(caught.value).splitlines()
