@@ -16,7 +16,7 @@ def bench(name, *options):
     return subprocess.run(
         [sys.executable, str(ROOT / "tests/bench" / name), *options],
         env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True, text=True, timeout=120, check=True,
+        capture_output=True, text=True, timeout=600, check=True,
     ).stdout  # fmt: skip
 
 

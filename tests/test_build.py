@@ -98,7 +98,7 @@ def heed_interrupts():
 
 def run(folder, *words):
     with start(folder, *words) as process:
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=600)
     return process.returncode, output
 
 
@@ -152,13 +152,13 @@ def test_interrupted_build_stops_all_its_processes(project, number):
     with start(folder, sys.executable, "-m", "stages.build", "long", "longer") as process:
         try:
             files = [folder / f"pid.{name}" for name in sleepers]
-            until = time.monotonic() + 60
+            until = time.monotonic() + 600
             while not all(file.exists() and file.read_text() for file in files):
                 assert time.monotonic() < until
                 time.sleep(0.1)
             pids = [int(file.read_text()) for file in files]
             process.send_signal(number)
-            output, _ = process.communicate(timeout=60)
+            output, _ = process.communicate(timeout=600)
         finally:
             process.kill()
     assert process.returncode == 130, output

@@ -59,7 +59,7 @@ class Cluster:
                 words, cwd=self.folder, stdout=log, stderr=log, start_new_session=True, env=kept
             )
         self.nodes.append(node)
-        until = time.monotonic() + 60  # one after the other: they look for free ports
+        until = time.monotonic() + 600  # one after the other: they look for free ports
         while "Ray runtime started" not in path.read_text():
             assert node.poll() is None, path.read_text()
             assert time.monotonic() < until, path.read_text()
@@ -198,7 +198,7 @@ def test_work_of_a_killed_worker_is_done_again_and_that_is_logged(nodes, tmp_pat
             time.sleep(0.01)
             assert process.poll() is None, process.stdout.read()
         nodes.working("_call")[0].kill()
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=600)
     assert str([(n * n, 1, "1", 1, [n]) for n in range(12)]) in output
     assert "ran again, since its worker died" in output
     tries = [path.name.partition("-")[0] for path in tmp_path.iterdir()]

@@ -208,7 +208,7 @@ def test_own_client_of_the_hub_fetches_the_pinned_revision(downloads, hub, tmp_p
         [sys.executable, "-c", program, "dbpedia14", json.dumps(source.files)],
         env=os.environ
         | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     expected = [f"/datasets/{source.name}/resolve/{source.revision}/{n}" for n in source.files]

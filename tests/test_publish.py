@@ -121,7 +121,7 @@ def ask(port, rows):
         {"Content-Type": "application/json"},
     )
     try:
-        with urllib.request.urlopen(request, timeout=60) as response:
+        with urllib.request.urlopen(request, timeout=600) as response:
             return response.status, json.load(response)
     except urllib.error.HTTPError as error:
         with error:
@@ -167,7 +167,7 @@ def test_model_server_answers_raw_texts(published, tmp_path):
         assert (status, "row 1: unparsable turns in prompt" in answer["message"]) == (400, True)
     finally:
         os.killpg(server.pid, signal.SIGTERM)
-        server.wait(30)
+        server.wait(600)
         log.close()
 
 

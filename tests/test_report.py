@@ -336,7 +336,7 @@ def visit(driver, page, width=1600, scheme="light"):
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     prefer(driver, scheme)
     driver.get(page.as_uri())
-    WebDriverWait(driver, 60, 0.05).until(
+    WebDriverWait(driver, 600, 0.05).until(
         lambda d: d.execute_script("return document.documentElement.dataset.drawn")
     )
 
@@ -399,7 +399,7 @@ def test_page_and_charts_follow_the_colour_scheme(driver, pages):
     visit(driver, pages["preference"], scheme="light")
     light = driver.execute_script(LOOK)
     prefer(driver, "dark")  # without a new visit
-    WebDriverWait(driver, 60, 0.05).until(lambda d: d.execute_script(LOOK)[1] != light[1])
+    WebDriverWait(driver, 600, 0.05).until(lambda d: d.execute_script(LOOK)[1] != light[1])
     dark = driver.execute_script(LOOK)
     assert light[0] == "rgb(255, 255, 255)"
     assert max(map(int, re.findall(r"\d+", dark[0]))) < 50
@@ -438,7 +438,7 @@ def test_choice_of_a_model_reaches_charts_and_tables(driver, pages):
     visit(driver, pages["single_label"])
     before = driver.execute_script(MARKS, "deciles")
     Select(driver.find_element("id", "model")).select_by_visible_text("svm")
-    WebDriverWait(driver, 60, 0.05).until(
+    WebDriverWait(driver, 600, 0.05).until(
         lambda d: d.execute_script(MARKS, "deciles") not in ("", before)
     )
     shown = driver.execute_script(
@@ -456,6 +456,6 @@ def test_choice_of_a_cost_moves_the_points(driver, pages):
     before = driver.execute_script(MARKS, "worth")
     select = driver.find_element("css selector", "[data-signal=quality]")
     Select(select).select_by_value("accuracy")
-    WebDriverWait(driver, 60, 0.05).until(
+    WebDriverWait(driver, 600, 0.05).until(
         lambda d: d.execute_script(MARKS, "worth") not in ("", before)
     )

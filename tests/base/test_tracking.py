@@ -121,7 +121,7 @@ def test_server_that_refuses_is_one_warning_without_its_password(monkeypatch, ca
         port = closed.getsockname()[1]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@127.0.0.1:{port}")
     mirror = Mirror("svm", "demo")
-    mirror._writer.wait(60)
+    mirror._writer.wait(600)
     mirror.curve("fold0", [ROW | {"step": 1, "train_loss": 1.0}])  # into a closed pipe
     mirror.finish(params={"C": 0.5}, metrics={"log_loss": 1.0})
     warning = f"mlflow: svm@demo is not mirrored to http://127.0.0.1:{port}: "
@@ -139,9 +139,9 @@ def test_runs_at_once_into_a_fresh_store_stand_under_one_parent(tmp_path, capfd)
     mirrors[0].finish(params=many, metrics={"log_loss": 1.25})
     mirrors[1].finish(params={}, metrics={})
     for mirror in mirrors[:2]:
-        mirror._writer.wait(60)
+        mirror._writer.wait(600)
     mirrors[2]._writer.stdin.close()  # as of a stage that failed
-    mirrors[2]._writer.wait(60)
+    mirrors[2]._writer.wait(600)
     assert capfd.readouterr().err == ""
     store = tmp_path / "mlflow.db"
     runs = dict(rows_of(store, "select name, status from runs"))
@@ -165,7 +165,7 @@ def test_stage_of_several_runs_fails_only_in_the_one_that_has_begun(tmp_path):
         mirror.end_run(params={"model": f"model {loss}"}, metrics={"log_loss": loss})
     mirror.curve("fold0", [ROW | {"step": 1, "train_loss": 1.0}])  # of a third
     mirror.close()
-    mirror._writer.wait(60)
+    mirror._writer.wait(600)
     runs = rows_of(tmp_path / "mlflow.db", "select status from runs where name = 'score'")
     assert sorted(runs) == [("FAILED",), ("FINISHED",), ("FINISHED",)]
     query = "select p.value, m.value from params p join metrics m using (run_uuid)"
