@@ -1,7 +1,8 @@
 """One strict, typed section of a dataset's params file."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -63,6 +64,22 @@ def read_params(kind: type[P], dataset: str, section: str, folder: Path = FOLDER
         raise InputError(
             f"{path}: {section}: {error}; expected numbers, strings, lists and maps"
         ) from error
+
+
+@contextmanager
+def in_section(kind: type[BaseModel], dataset: str, section: str) -> Iterator[None]:
+    """Put the file and `section` before an `InputError` that begins with a key of `kind`.
+
+    Some faults show only where params meet data or a network, in code that does not know which
+    section its params come from.
+    """
+    try:
+        yield
+    except InputError as error:
+        key = str(error).partition(":")[0].partition(".")[0]
+        if key not in kind.model_fields:
+            raise
+        raise InputError(f"{FOLDER / dataset}.yaml: {section}.{error}") from error
 
 
 def read_datasets() -> list[str]:

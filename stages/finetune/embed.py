@@ -29,7 +29,7 @@ from stages.base.blocks import write_blocks
 from stages.base.cli import run
 from stages.base.errors import InputError
 from stages.base.folds import Indices
-from stages.base.params import Params, read_params
+from stages.base.params import Params, in_section, read_params
 from stages.base.tables import ID, read_table
 from stages.base.tasks import Floats, read_task
 from stages.finetune._backbones import (
@@ -163,7 +163,8 @@ def main(*, dataset: str, labels: Path, rows: Path, embed: Path) -> None:
     frame = read_table(rows, [ID, *task.text_columns])
     vectors: Mapping[str, Floats] = {}
     if params.backbone is not None:
-        vectors = Embedder.load(params)(frame[list(task.text_columns)])
+        with in_section(EmbedParams, dataset, "embed"):
+            vectors = Embedder.load(params)(frame[list(task.text_columns)])
     write_blocks(embed, frame[ID], task.relate(vectors) if vectors else {})
     log.info("embed: %d rows, %d text columns", len(frame), len(vectors))
 

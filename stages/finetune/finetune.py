@@ -39,7 +39,7 @@ from stages.base.cli import run
 from stages.base.cost import Cost
 from stages.base.errors import InputError
 from stages.base.folds import Folds, read_folds
-from stages.base.params import read_params
+from stages.base.params import in_section, read_params
 from stages.base.tables import write_table
 from stages.base.tasks import read_task
 from stages.base.tracking import Mirror
@@ -133,7 +133,8 @@ def main(
     params = read_params(FinetuneParams, dataset, f"finetune.{backbone}")
     task = read_task(labels)
     stored = read_folds(folds, task)
-    todo = units(stored, params)
+    with in_section(FinetuneParams, dataset, f"finetune.{backbone}"):
+        todo = units(stored, params)
     if todo and cluster.is_given():
         train(main, options, scratch)
         return
@@ -152,9 +153,11 @@ def main(
         place = f"{accelerator.num_processes} x {accelerator.device.type}"
         log.info("finetune: %d rows of %s for %s, on %s", len(stored.ids), dataset, backbone, place)
         work = shelf / scratch_key(params, [labels, folds, tokens], place)
-        found = {
-            unit: tune(unit, stored, data, params, accelerator, work, mirror.curve) for unit in todo
-        }
+        with in_section(FinetuneParams, dataset, f"finetune.{backbone}"):
+            found = {
+                unit: tune(unit, stored, data, params, accelerator, work, mirror.curve)
+                for unit in todo
+            }
         accelerator.end_training()
     if not is_main:
         return

@@ -21,7 +21,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from stages.base.cli import run
-from stages.base.params import read_params
+from stages.base.params import in_section, read_params
 from stages.base.tables import ID, read_table, write_json
 from stages.base.tasks import Task, read_task
 from stages.finetune._backbones import load_tokenizer
@@ -36,7 +36,7 @@ from stages.finetune._encode import (
     tokenise,
     tokenise_rounds,
 )
-from stages.finetune._params import BackboneParams, EncodingParams, FoldsParam
+from stages.finetune._params import BackboneParams, EncodingParams, FinetuneParams, FoldsParam
 from stages.finetune._tokens import Tokens, write_tokens
 
 if TYPE_CHECKING:
@@ -130,7 +130,8 @@ def main(
         counts = measure([], found.lengths(), is_pair=task.symmetric)
     else:
         log.info("tokens: %d rows of %s for %s", len(frame), dataset, backbone)
-        found, counts = build(frame, task, load_tokenizer(network), encoding)
+        with in_section(FinetuneParams, dataset, f"finetune.{backbone}"):
+            found, counts = build(frame, task, load_tokenizer(network), encoding)
     write_tokens(tokens, frame[ID], found)
     write_json(counts, metrics)
     log.info(

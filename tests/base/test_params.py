@@ -7,7 +7,7 @@ import pytest
 from pydantic import Field, ValidationError, model_validator
 
 from stages.base.errors import InputError
-from stages.base.params import Params, read_datasets, read_params
+from stages.base.params import Params, in_section, read_datasets, read_params
 
 
 class Inner(Params):
@@ -125,6 +125,18 @@ def test_fault_in_a_mapping_names_its_key_and_a_rule_over_all_shows_no_dump():
         with pytest.raises(InputError) as caught:
             read_params(Drawing, "demo", "model")
         assert str(caught.value).splitlines()[1:] in ([f"  model.{fault}"], [f"  model: {fault}"])
+
+
+@pytest.mark.parametrize("fault", ["named: got 1", "shape.radius: got 1"])
+def test_fault_that_begins_with_a_key_gets_its_file_and_section(fault):
+    with pytest.raises(InputError) as caught, in_section(Drawing, "demo", "deep.model"):
+        raise InputError(fault)
+    assert str(caught.value) == f"params/demo.yaml: deep.model.{fault}"
+
+
+def test_other_fault_stays_as_it_is():
+    with pytest.raises(InputError, match=r"^/a/shape.csv: missing$"), in_section(Drawing, "x", "y"):
+        raise InputError("/a/shape.csv: missing")
 
 
 def test_exponent_without_a_point_is_a_number():

@@ -146,6 +146,20 @@ def test_no_fold_tunes_nothing(place, make_params, test):
     assert list(Path("model").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"folds": [0, 7]}, r"folds: got \[0, 7\]; expected some of \[0, 1\], each once"),
+        ({"steps": [STEP | {"unfreeze": 9}]}, "steps.unfreeze: got 9; expected at most"),
+    ],
+)
+def test_param_that_fits_no_fold_or_network_is_told_with_its_file(
+    place, make_params, changes, fault
+):
+    with pytest.raises(InputError, match=f"^params/demo.yaml: finetune.tiny.{fault}"):
+        main(**place(make_params(**{"steps": [STEP]} | changes)))
+
+
 def test_no_fold_needs_no_torch(place, make_params):
     code = "import atexit, sys\natexit.register(lambda: print('torch' in sys.modules))"
     done = start(place(make_params(steps=[STEP], folds=[])), code)

@@ -230,6 +230,20 @@ def test_stage_writes_the_same_bytes_in_every_process(tokenizer, tmp_path, monke
         assert Path(name).read_bytes() == Path(name.replace("here", "there", 1)).read_bytes()
 
 
+def test_budget_without_room_is_told_with_its_file(tokenizer, tmp_path, monkeypatch):
+    write_json({"kind": "preference", "classes": ["a", "b", "tie"]}, tmp_path / "labels.json")
+    write_table(frame(ROWS), tmp_path / "rows.parquet")
+    small = SECTION | {"encoding": {"max_tokens": 17, "prompt_tokens": 16}}
+    write_params(tmp_path, "demo", finetune={"minilm": small})
+    monkeypatch.chdir(tmp_path)
+    where = "^params/demo.yaml: finetune.minilm.encoding.max_tokens: too small, got 17"
+    with pytest.raises(InputError, match=where):
+        stage.main(
+            dataset="demo", backbone="minilm", labels=Path("labels.json"),
+            rows=Path("rows.parquet"), tokens=Path("tokens"), metrics=Path("tokens.json"),
+        )  # fmt: skip
+
+
 def test_no_fold_needs_no_tokens_and_no_tokenizer(tmp_path, monkeypatch):
     write_json({"kind": "preference", "classes": ["a", "b", "tie"]}, tmp_path / "labels.json")
     write_table(frame(ROWS), tmp_path / "rows.parquet")
