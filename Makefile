@@ -26,7 +26,7 @@ repro: $(INSTALLED)
 
 # Two processes share the cores: threads that spin while they wait would take them from each other.
 test: $(INSTALLED)
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check

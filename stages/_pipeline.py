@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -320,7 +321,10 @@ def require_files(dataset: str, root: Path) -> None:
 
 
 def require_built(dataset: str, root: Path, sections: Mapping[str, Params]) -> None:
-    """Refuse params that are not those of the last build, as far as dvc.lock tells."""
+    """Refuse params that are not those of the last build, and a build that is not whole.
+
+    As far as dvc.lock tells: it knows what each stage made, and of what.
+    """
     lock, file = root / "dvc.lock", f"{FOLDER}/{dataset}.yaml"
     if not lock.exists():
         return
@@ -335,3 +339,20 @@ def require_built(dataset: str, root: Path, sections: Mapping[str, Params]) -> N
             f"{root / file}: got other params in {changed} than the models were trained with; "
             f"expected the same: run `dvc exp run -S 'datasets=[{dataset}]'`, or undo the change"
         )
+    if behind := stages_behind(stages, files(dataset, root)):
+        raise InputError(
+            f"{lock}: got {behind} made of other files than are there now; expected a whole build: "
+            f"run `dvc exp run -S 'datasets=[{dataset}]'`"
+        )
+
+
+def stages_behind(stages: Mapping[str, Any], paths: Iterable[Path]) -> list[str]:
+    """Of the stages that made `paths`, those whose inputs were made again since."""
+    made = {out["path"]: out.get("md5") for s in stages.values() for out in s.get("outs", [])}
+    within = {str(place) for path in paths for place in (path, *path.parents)}
+    return [
+        name
+        for name, entry in stages.items()
+        if any(out["path"] in within for out in entry.get("outs", []))
+        and any(made.get(d["path"], d.get("md5")) != d.get("md5") for d in entry.get("deps", []))
+    ]

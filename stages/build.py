@@ -16,6 +16,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from graphlib import TopologicalSorter
@@ -44,15 +45,23 @@ class Pipeline(NamedTuple):
 
 
 def read_pipeline(folder: Path) -> Pipeline:
-    """What DVC knows of the pipeline in `folder`."""
+    """What DVC knows of the pipeline in `folder`.
+
+    Raises:
+        InputError: DVC runs a stage there.
+    """
+    from dvc.lock import LockError
     from dvc.repo import Repo
 
     with Repo(folder, _wait_for_lock=True) as repo:
         graph = repo.index.graph
         needs = {s.addressing: {need.addressing for need in graph[s]} for s in graph}
         inputs = {s.addressing: [Path(dep.fs_path) for dep in s.deps] for s in graph}
-        with repo.lock:
-            stale = {stage.addressing for stage in graph if stage.changed()}
+        try:
+            with repo.lock:
+                stale = {stage.addressing for stage in graph if stage.changed()}
+        except LockError as error:
+            raise InputError(f"{folder}: another run of DVC goes on there: {error}") from error
     return Pipeline(needs, inputs, stale)
 
 
@@ -139,12 +148,20 @@ class Workers:
 
 def _work(pipe: Connection) -> None:
     os.setsid()  # a group of its own, to be stopped with its children
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     from dvc.cli import main
 
     with suppress(EOFError, OSError, KeyboardInterrupt):
         while True:
             stage = pipe.recv()
             pipe.send(main(["--wait-for-lock", "repro", "--single-item", stage]))
+
+
+def _end_with_parent() -> None:
+    """End, with what still runs here, when the build is killed."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os.killpg(0, signal.SIGKILL)
 
 
 @contextmanager

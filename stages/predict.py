@@ -20,6 +20,7 @@ some rows were rejected.
 """
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -105,14 +106,22 @@ def _parquet_writer(path: Path, columns: list[str]) -> Iterator[Write]:
 
 
 def sources_of(source: Path) -> list[Path]:
-    """The files of a folder or pattern, sorted; `source` itself where it is neither."""
+    """The files of a folder or pattern, sorted; `source` itself where it is neither.
+
+    What a folder holds besides is named in a warning, but for hidden files and those of Spark.
+    """
     if source.is_dir():
-        found = [path for path in source.iterdir() if path.suffix in READABLE]
-    elif not source.exists() and any(sign in source.name for sign in "*?["):
-        found = list(source.parent.glob(source.name))
+        found = list(source.iterdir())
+    elif not source.exists() and any(sign in str(source) for sign in "*?["):
+        found = list(Path(source.anchor).glob(str(source.relative_to(source.anchor))))
     else:
         return [source]
     found = sorted(path for path in found if not path.name.startswith(("_", ".")))
+    if source.is_dir():
+        other = [path.name for path in found if path.suffix not in READABLE or path.is_dir()]
+        if other:
+            log.warning("predict: left out of %s: %s", source, ", ".join(other))
+        found = [path for path in found if path.name not in other]
     if not found:
         raise InputError(
             f"{source}: no such files; expected some with a suffix in {READABLE}, their names not "
@@ -142,18 +151,30 @@ def path_faults(source: Path, output: Path) -> list[str]:
         return [
             f"{output}: unknown suffix, got {output.suffix!r}; expected one of {list(SUFFIXES)}"
         ]
-    return [
-        f"{path}: is the input; expected another name for the output"
-        for path in (output, rejects_of(output))
-        if path.exists() and source.exists() and path.samefile(source)
-    ]
+    faults = place_faults(output)
+    for path in (output, rejects_of(output)):
+        if path.is_dir():
+            faults.append(f"{path}: is a folder; expected the name of a file")
+        elif path.exists() and source.exists() and path.samefile(source):
+            faults.append(f"{path}: is the input; expected another name for the output")
+    return faults
 
 
 def folder_faults(output: Path) -> list[str]:
     """Why `output` cannot take many files."""
     if output.is_dir() and not any(output.iterdir()):
         return []
-    return [f"{output}: is there already; expected a new folder"] if output.exists() else []
+    if output.exists():
+        return [f"{output}: is there already; expected a new folder"]
+    return place_faults(output)
+
+
+def place_faults(output: Path) -> list[str]:
+    """Why nothing can be written beside `output`, in folders that may have to be made."""
+    place = next(path for path in output.absolute().parents if path.exists())
+    if place.is_dir() and os.access(place, os.W_OK | os.X_OK):
+        return []
+    return [f"{output}: cannot be written, got {place}; expected a folder that you may write to"]
 
 
 def rejects_of(output: Path) -> Path:

@@ -164,3 +164,35 @@ def test_interrupted_build_stops_all_its_processes(project, number):
     assert process.returncode == 130, output
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
     assert "error" not in build_all(folder, "end")[1].lower()  # no lock is left behind
+
+
+@pytest.mark.slow
+def test_build_beside_a_run_of_dvc_is_refused(project):
+    folder, stages = project
+    long = {"cmd": "echo $$ > pid; sleep 600", "deps": ["one"], "outs": ["long"]}
+    write(folder, stages | {"long": long})
+    with start(folder, sys.executable, "-m", "dvc", "repro", "long") as process:
+        try:
+            until = time.monotonic() + 600
+            while not (folder / "pid").exists():
+                assert time.monotonic() < until
+                time.sleep(0.1)
+            status, output = build_all(folder)
+        finally:
+            os.kill(int((folder / "pid").read_text()), signal.SIGKILL)
+    assert status == 1
+    assert f"error: {folder}: another run of DVC goes on there: " in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.slow
+def test_stages_of_a_killed_build_end(project):
+    folder, stages = project
+    write(folder, stages | {"long": {"cmd": "echo $$ > pid; sleep 600", "outs": ["long"]}})
+    with start(folder, sys.executable, "-m", "stages.build", "long") as process:
+        until = time.monotonic() + 600
+        while not ((folder / "pid").exists() and (folder / "pid").read_text()):
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        process.kill()
+        process.communicate(timeout=60)  # until all that hold its output have ended

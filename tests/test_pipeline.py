@@ -131,6 +131,23 @@ def test_params_that_are_not_those_of_the_build_are_refused(trained, tmp_path):
         Pipeline.load("demo", root)
 
 
+def test_build_that_stopped_between_features_and_models_is_refused(trained, tmp_path):
+    root = evenly(trained("demo"), "demo", tmp_path)
+    stages = {
+        "word2vec@demo": {"outs": [{"path": "data/demo/word2vec", "md5": "new.dir"}]},
+        "xgb@demo": {
+            "deps": [{"path": "data/demo/word2vec", "md5": "old.dir"}],
+            "outs": [{"path": "models/demo/xgb", "md5": "x.dir"}],
+        },
+    }
+    YAML(typ="safe").dump({"stages": stages}, root / "dvc.lock")
+    with pytest.raises(InputError, match=r"dvc\.lock: got \['xgb@demo'\] made of other files"):
+        Pipeline.load("demo", root)
+    stages["xgb@demo"]["deps"][0]["md5"] = "new.dir"
+    YAML(typ="safe").dump({"stages": stages}, root / "dvc.lock")
+    Pipeline.load("demo", root)
+
+
 def test_files_are_outs_of_the_pipeline(trained, tmp_path):
     root = evenly(trained("goemotions"), "goemotions", tmp_path)
     found = {path.as_posix() for path in _pipeline.files("goemotions", root)}

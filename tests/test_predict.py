@@ -188,6 +188,22 @@ def test_the_input_is_never_overwritten(trained, tmp_path):
     assert new.read_bytes() == before
 
 
+def test_a_folder_is_never_overwritten(trained, tmp_path):
+    folder = tmp_path / "out.csv"
+    folder.mkdir()
+    new = write_csv(folder / "new.csv", NEW[:1])
+    with pytest.raises(InputError, match=r"out\.csv: is a folder; expected the name of a file"):
+        predict.main(new, folder, dataset="demo", root=trained("demo"))
+    assert [path.name for path in folder.iterdir()] == ["new.csv"]
+
+
+def test_output_that_cannot_be_written_is_refused_before_anything_is_loaded(tmp_path):
+    new = write_csv(tmp_path / "new.csv", NEW[:1])
+    (fault,) = predict.path_faults(new, new / "a" / "out.csv")
+    assert f"out.csv: cannot be written, got {new}; expected a folder" in fault
+    assert predict.folder_faults(new / "a" / "out.csv") == [fault]
+
+
 def test_a_file_that_breaks_off_leaves_nothing(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(_predict_chunks, "CHUNK", 1)
     new = write_csv(tmp_path / "new.csv", NEW[:1])
@@ -201,7 +217,7 @@ def test_a_file_that_breaks_off_leaves_nothing(trained, tmp_path, monkeypatch):
 
 
 def test_unknown_dataset_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"params/nothing\.yaml: cannot be read"):
+    with pytest.raises(InputError, match=r"params/nothing\.yaml: no such file"):
         predict.main(tmp_path / "new.csv", tmp_path / "out.csv", dataset="nothing", root=tmp_path)
 
 
@@ -251,6 +267,24 @@ def test_each_file_of_a_folder_becomes_one_of_the_same_name(trained, tmp_path, p
             assert name == "a.csv"
         assert (tmp_path / name).read_bytes() == (out / name).read_bytes()
     assert (tmp_path / "a.rejects.csv").read_bytes() == (out / "a.rejects.csv").read_bytes()
+
+
+def test_what_is_left_out_of_a_folder_is_told(tmp_path, caplog):
+    shards = shards_of(tmp_path / "shards")
+    for name in ("A.CSV", "a.csv.gz", "notes.md"):
+        (shards / name).touch()
+    (shards / "deeper.csv").mkdir()
+    assert [path.name for path in predict.sources_of(shards)] == ["a.csv", "b.csv", "c.jsonl"]
+    (message,) = caplog.messages
+    assert message.endswith("shards: A.CSV, a.csv.gz, deeper.csv, notes.md")
+
+
+def test_pattern_may_stand_in_a_folder_of_the_path(tmp_path, monkeypatch):
+    shards_of(tmp_path / "shards")
+    expected = [tmp_path / "shards/a.csv", tmp_path / "shards/b.csv"]
+    assert predict.sources_of(tmp_path / "shar?s/*.csv") == expected
+    monkeypatch.chdir(tmp_path)
+    assert predict.sources_of(Path("s*/a.csv")) == [Path("shards/a.csv")]
 
 
 def test_a_folder_that_holds_files_is_not_written_to(trained, tmp_path):

@@ -2,7 +2,10 @@
 
 import importlib
 import logging
+import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 
@@ -21,6 +24,8 @@ def run(main: Callable[..., None]) -> None:
     """
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     log.setLevel(logging.INFO)
+    if "DVC_STAGE" in os.environ:
+        threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
     module = sys.modules[main.__module__]
     name = module.__spec__.name if module.__spec__ else main.__module__
     if main.__module__ == "__main__" and module.__spec__:
@@ -35,3 +40,11 @@ def run(main: Callable[..., None]) -> None:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - for the person at the terminal
         sys.exit(1)
     log.info("%s: %.1f s", name.removeprefix("stages."), time.perf_counter() - started)
+
+
+def _end_with(parent: int) -> None:
+    """End when DVC has: what a killed run left must not write beside the next one, or after it."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    log.error("stopped, since the DVC run that started this stage has ended")
+    os.kill(os.getpid(), signal.SIGTERM)

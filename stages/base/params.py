@@ -96,6 +96,9 @@ def read_datasets() -> list[str]:
 
 
 def _read_tree(path: Path) -> Any:
+    if not path.exists():
+        known = sorted(file.stem for file in path.parent.glob("*.yaml"))
+        raise InputError(f"{path}: no such file; expected one of {known} in {path.parent}")
     try:
         return YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, YAMLError) as error:

@@ -289,11 +289,12 @@ def _plain_lines(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 
 
 class _Lines:
-    """The lines of a file, counted by their newlines, and whether all of them were taken."""
+    """The lines of a file, counted by their newlines, the last, and whether all were taken."""
 
     def __init__(self, lines: Iterator[str]) -> None:
         self.lines = lines
         self.taken = 0
+        self.last = ""
         self.ended = False
 
     def __iter__(self) -> "_Lines":
@@ -306,6 +307,7 @@ class _Lines:
             raise StopIteration
         # a lone carriage return inside a field is no line of the file
         self.taken += line.endswith("\n")
+        self.last = line
         return line
 
 
@@ -320,6 +322,7 @@ def _csv_lines(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
             for values in reader:
                 if values:
                     yield start, values
+                lines.taken += lines.last.endswith("\r")  # here it ends a record
                 start = lines.taken + 1
         except csv.Error as error:
             raise InputError(f"{path}:{start}: {_quote_fault(start, lines)}") from error

@@ -1,6 +1,11 @@
 """A stage as the command line starts it."""
 
+import contextlib
 import logging
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,3 +65,30 @@ def test_missing_or_unknown_option_is_named(monkeypatch, capsys, arguments):
         start(monkeypatch, main, *arguments)
     output = capsys.readouterr()
     assert ("--typo" if arguments else "--dataset") in output.out + output.err
+
+
+STAGE = """
+import time
+from stages.base.cli import run
+def main():
+    print("started", flush=True)
+    time.sleep(600)
+run(main)
+"""
+PARENT = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+
+
+def test_stage_ends_when_the_dvc_that_started_it_is_killed():
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, STAGE], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        cwd=Path(__file__).parents[2], env=os.environ | {"DVC_STAGE": "svm@demo"}, text=True,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        assert process.stdout.readline() == "started\n"
+        process.kill()
+        try:
+            _, errors = process.communicate(timeout=60)  # until the stage has closed its pipes
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert errors == "stopped, since the DVC run that started this stage has ended\n"

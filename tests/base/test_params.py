@@ -171,7 +171,10 @@ def test_file_that_is_no_map_is_an_input_error(text):
 
 
 def test_missing_file_is_an_input_error():
-    with pytest.raises(InputError, match=r"params/nowhere\.yaml: cannot be read"):
+    Path("params").mkdir()
+    Path("params/demo.yaml").touch()
+    missing = r"params/nowhere\.yaml: no such file; expected one of \['demo'\] in params$"
+    with pytest.raises(InputError, match=missing):
         read_params(Section, "nowhere", "model")
 
 

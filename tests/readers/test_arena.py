@@ -87,6 +87,12 @@ def test_crlf_bom_blank_lines_and_missing_last_newline_change_nothing(tmp_path):
     assert [row.line for row in read(path)] == [2, 4]
 
 
+def test_lone_carriage_returns_end_lines_where_they_end_records(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_bytes(f'{HEADER}\r1,"[""a\rb""]",["a"],["b"],1,0,0\r2,{GOOD}\r\n3,{GOOD}\r'.encode())
+    assert [(row.line, row.id) for row in read(path)] == [(2, "1"), (3, "2"), (4, "3")]
+
+
 def test_line_is_where_the_record_starts_in_the_file(tmp_path):
     long = '"[""p\n\nq\r""]",["a"],["b"],1,0,0'
     records = read(write(tmp_path, f"1,{long}", f"2,{GOOD}", "3,x", f"4,{long}", f",{GOOD}"))
