@@ -102,6 +102,15 @@ def run(folder, *words):
     return process.returncode, output
 
 
+def wait_for_pid(file):
+    """The process that writes its number to `file`."""
+    until = time.monotonic() + 600
+    while not (file.exists() and file.read_text()):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    return int(file.read_text())
+
+
 def build_all(folder, *options):
     return run(folder, sys.executable, "-m", "stages.build", *options)
 
@@ -151,12 +160,7 @@ def test_interrupted_build_stops_all_its_processes(project, number):
     write(folder, stages | sleepers)
     with start(folder, sys.executable, "-m", "stages.build", "long", "longer") as process:
         try:
-            files = [folder / f"pid.{name}" for name in sleepers]
-            until = time.monotonic() + 600
-            while not all(file.exists() and file.read_text() for file in files):
-                assert time.monotonic() < until
-                time.sleep(0.1)
-            pids = [int(file.read_text()) for file in files]
+            pids = [wait_for_pid(folder / f"pid.{name}") for name in sleepers]
             process.send_signal(number)
             output, _ = process.communicate(timeout=600)
         finally:
@@ -171,15 +175,12 @@ def test_build_beside_a_run_of_dvc_is_refused(project):
     folder, stages = project
     long = {"cmd": "echo $$ > pid; sleep 600", "deps": ["one"], "outs": ["long"]}
     write(folder, stages | {"long": long})
-    with start(folder, sys.executable, "-m", "dvc", "repro", "long") as process:
+    with start(folder, sys.executable, "-m", "dvc", "repro", "long"):
+        pid = wait_for_pid(folder / "pid")
         try:
-            until = time.monotonic() + 600
-            while not (folder / "pid").exists():
-                assert time.monotonic() < until
-                time.sleep(0.1)
             status, output = build_all(folder)
         finally:
-            os.kill(int((folder / "pid").read_text()), signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
     assert status == 1
     assert f"error: {folder}: another run of DVC goes on there: " in output
     assert "Traceback" not in output
@@ -190,9 +191,6 @@ def test_stages_of_a_killed_build_end(project):
     folder, stages = project
     write(folder, stages | {"long": {"cmd": "echo $$ > pid; sleep 600", "outs": ["long"]}})
     with start(folder, sys.executable, "-m", "stages.build", "long") as process:
-        until = time.monotonic() + 600
-        while not ((folder / "pid").exists() and (folder / "pid").read_text()):
-            assert time.monotonic() < until
-            time.sleep(0.1)
+        wait_for_pid(folder / "pid")
         process.kill()
         process.communicate(timeout=60)  # until all that hold its output have ended
