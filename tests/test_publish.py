@@ -213,5 +213,5 @@ def test_server_that_is_down_is_refused(trained, monkeypatch):
 
 
 def test_untrained_dataset_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"params/nothing\.yaml: cannot be read"):
+    with pytest.raises(InputError, match=r"params/nothing\.yaml: no such file"):
         publish.main(dataset="nothing", root=tmp_path)
