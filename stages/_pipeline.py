@@ -205,9 +205,10 @@ class Pipeline:
         ngrams = read_params(TfidfParams, dataset, "tfidf", root / FOLDER)
         embed = read_params(EmbedParams, dataset, "embed", root / FOLDER)
         submit = read_params(SubmitParams, dataset, "submit", root / FOLDER)
-        require_files(dataset, root)
+        paths = files(dataset, root)
+        require_files(dataset, root, paths)
         read = {"augment": augment, "clean": clean, "tfidf": ngrams, "embed": embed}
-        require_built(dataset, root, read)
+        require_built(dataset, root, paths, read)
         places = Places(dataset)
         task = read_task(root / places.labels)
         names, blend = load_blend(root / places.weights, task)
@@ -309,9 +310,9 @@ def files(dataset: str, root: Path) -> list[Path]:
     return found
 
 
-def require_files(dataset: str, root: Path) -> None:
+def require_files(dataset: str, root: Path, needed: Iterable[Path]) -> None:
     """Refuse a dataset that is not trained."""
-    missing = [str(root / path) for path in files(dataset, root) if not (root / path).exists()]
+    missing = [str(root / path) for path in needed if not (root / path).exists()]
     if missing:
         raise InputError.listing(
             f"{dataset}: not trained here, got no such files; expected what `dvc exp run "
@@ -320,7 +321,9 @@ def require_files(dataset: str, root: Path) -> None:
         )
 
 
-def require_built(dataset: str, root: Path, sections: Mapping[str, Params]) -> None:
+def require_built(
+    dataset: str, root: Path, needed: Iterable[Path], sections: Mapping[str, Params]
+) -> None:
     """Refuse params that are not those of the last build, and a build that is not whole.
 
     As far as dvc.lock tells: it knows what each stage made, and of what.
@@ -339,7 +342,7 @@ def require_built(dataset: str, root: Path, sections: Mapping[str, Params]) -> N
             f"{root / file}: got other params in {changed} than the models were trained with; "
             f"expected the same: run `dvc exp run -S 'datasets=[{dataset}]'`, or undo the change"
         )
-    if behind := stages_behind(stages, files(dataset, root)):
+    if behind := stages_behind(stages, needed):
         raise InputError(
             f"{lock}: got {behind} made of other files than are there now; expected a whole build: "
             f"run `dvc exp run -S 'datasets=[{dataset}]'`"

@@ -122,17 +122,6 @@ def test_length_bias_counts_rows_with_a_preference_and_a_longer_answer():
     assert (people.share, people.rows) == (1.0, 1)
 
 
-def test_page_of_answers_of_equal_length_gives_no_share(tmp_path):
-    paths = write_results(tmp_path, "preference")
-    table = pd.read_parquet(paths["rows"])
-    table["response_b"] = table["response_a"]
-    table.to_parquet(paths["rows"])
-    report.main(dataset="mine", models=["svm", "ensemble"], final="ensemble", page=PAGE, **paths)
-    html = paths["html_out"].read_text("utf-8")
-    assert "No row has a preference and answers of different length." in html
-    assert "nan%" not in html
-
-
 def test_difference_is_taken_on_the_rows_of_both():
     targets = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
     right = {"svm": np.exp([-1.0, -2.0, -3.0, -3.0]), "minilm": np.exp([np.nan, -1.0, -1.0, -1.0])}
@@ -295,6 +284,17 @@ def test_page_of_few_rows(tmp_path):
     html, specs = embedded(paths["html_out"])
     assert [line["rows"] for line in specs["deciles"]["data"]["values"]] == [30, 30]
     assert 'id="slices"' not in html
+
+
+def test_page_of_answers_of_equal_length_gives_no_share(tmp_path):
+    paths = write_results(tmp_path, "preference")
+    table = pd.read_parquet(paths["rows"])
+    table["response_b"] = table["response_a"]
+    table.to_parquet(paths["rows"])
+    report.main(dataset="mine", models=["svm", "ensemble"], final="ensemble", page=PAGE, **paths)
+    html = paths["html_out"].read_text("utf-8")
+    assert "No row has a preference and answers of different length." in html
+    assert "nan%" not in html
 
 
 def test_final_model_without_predictions_is_an_error(tmp_path):
