@@ -11,10 +11,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def bench(name, *options):
+def bench(name, *options, folder=ROOT):
     """What the script prints, as a process of its own: the Trainer changes global states."""
     return subprocess.run(
-        [sys.executable, str(ROOT / "tests/bench" / name), *options],
+        [sys.executable, str(ROOT / "tests/bench" / name), *options], cwd=folder,
         env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True, text=True, timeout=600, check=True,
     ).stdout  # fmt: skip
@@ -71,3 +71,16 @@ def test_finetune_bench_compares_speed_and_accuracy(dataset):
     assert [row[0] for row in rows] == ["verdict", "Trainer", "Trainer, own network"]
     assert all(0 <= float(row[3]) <= 1 and float(row[1]) > 0 for row in rows)
     assert found.count("times as fast as Trainer") == 2
+
+
+@pytest.mark.slow
+def test_ensemble_bench_compares_penalties_on_the_rows_that_were_not_drawn(trained):
+    found = bench(
+        "ensemble.py", "--dataset", "goemotions", "--rows", "20", "--draws", "2",
+        folder=trained("goemotions"),
+    )  # fmt: skip
+    head, _, row = cells(found)
+    assert head == ["rows", "no penalty", "1", "3", "10", "30"]
+    assert [row[0], len(row)] == ["20", 6]
+    assert float(row[1]) > 0
+    assert all(" ± " in cell for cell in row[2:])

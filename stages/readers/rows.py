@@ -10,6 +10,7 @@ rejects are counted apart, and no limit of faults is held against them.
 
 import codecs
 import csv
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -164,6 +165,11 @@ def as_id(value: Any) -> str:
 def as_name(value: Any) -> str | None:
     """The name as a string; None for what is no text or blank."""
     return clean_text(value.strip()) or None if isinstance(value, str) else None
+
+
+def as_word(label: Any) -> str:
+    """A label without the blanks around it; numbers, true and null as in JSON."""
+    return label.strip() if isinstance(label, str) else json.dumps(label, default=str)
 
 
 def as_turns(value: Any, column: str) -> Turns:

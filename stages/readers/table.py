@@ -14,7 +14,6 @@ pandas write them. Params:
       # or  {kind: probabilities, a: p_left, b: p_right, tie: p_tie}
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -32,6 +31,7 @@ from stages.readers.rows import (
     Turns,
     as_number,
     as_turns,
+    as_word,
     clean_text,
     is_distribution,
     to_rows,
@@ -72,11 +72,10 @@ class ValueLabel(Params):
         Raises:
             Fault: The value is not in `classes`.
         """
-        value = fields[self.column]
-        value = value if isinstance(value, str) else json.dumps(value, default=str)
-        if value not in self.classes:
-            raise Fault(f"unknown label {clean_text(value[:40])!r}")
-        return tuple(float(name == self.classes[value]) for name in CLASSES)
+        word = as_word(fields[self.column])
+        if word not in self.classes:
+            raise Fault(f"unknown label {clean_text(word[:40])!r}")
+        return tuple(float(name == self.classes[word]) for name in CLASSES)
 
 
 class ProbabilityLabel(Params):

@@ -27,7 +27,6 @@ or votes that `share` the row among the classes; or a fault (`refuse`); or no ro
 """
 
 import itertools
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -49,6 +48,7 @@ from stages.readers.rows import (
     Row,
     are_probabilities,
     as_number,
+    as_word,
     clean_text,
     given,
     is_distribution,
@@ -285,7 +285,7 @@ def class_of(label: Any, known: Mapping[str, int]) -> int:
     Raises:
         Fault: It names none of the `known`.
     """
-    word = label.strip() if isinstance(label, str) else json.dumps(label, default=str)
+    word = as_word(label)
     if word not in known:
         raise Fault(f"unknown label {clean_text(word[:40])!r}")
     return known[word]

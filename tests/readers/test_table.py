@@ -92,7 +92,7 @@ def test_soft_labels_must_be_probabilities_that_sum_to_one(tmp_path, suffix):
 
 
 def test_label_that_no_class_is_mapped_to_is_rejected_with_its_value(tmp_path):
-    labels = ["left", "Left", None, 1, True, 2]
+    labels = ["left ", "Left", None, 1, True, 2]
     rows = [[f"x{at}", "p", "a", "b", label] for at, label in enumerate(labels)]
     found = list(reader().read(write(tmp_path / "t.jsonl", rows), labelled=True))
     assert [getattr(record, "reason", None) for record in found] == [
