@@ -7,7 +7,7 @@ set -uo pipefail
 base=$1 out=$2
 comment=$out/comment.md
 mkdir -p "$out"
-rm -f "$comment"
+rm -rf "$comment" "$out/plots"
 python -m stages.compare "$base" HEAD \
   --markdown-out "$comment" --plots-out "$out/plots" 2>"$out/errors.txt"
 status=$?

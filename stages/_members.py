@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from stages.base.errors import InputError
+from stages.base.seeds import by_number
 from stages.base.tasks import Block, Floats, Task
 from stages.finetune import tokens
 from stages.finetune._backbones import Source, read_tokenizer
@@ -88,8 +89,9 @@ class Transformer:
         accelerator = Accelerator(cpu=not torch.cuda.is_available())
         use_cores(accelerator)
         tokenizer = folder / TOKENIZER
-        units = [path for path in sorted(folder.iterdir()) if path.is_dir() and path != tokenizer]
+        units = [path for path in folder.iterdir() if path.is_dir() and path != tokenizer]
         units = [path for path in units if path.name.startswith(REFIT)] or units
+        units.sort(key=by_number)
         if not units:
             raise InputError(f"{folder}: got no model; expected one a fold")
         params = stored_params(units[0])

@@ -207,7 +207,12 @@ class Pipeline:
         submit = read_params(SubmitParams, dataset, "submit", root / FOLDER)
         paths = files(dataset, root)
         require_files(dataset, root, paths)
-        read = {"augment": augment, "clean": clean, "tfidf": ngrams, "embed": embed}
+        read: dict[str, Params] = {
+            "augment": augment, "clean": clean, "tfidf": ngrams, "embed": embed,
+        }  # fmt: skip
+        asked = read_params(CascadeParams, dataset, "cascade", root / FOLDER) if cascade else None
+        if asked:
+            read["cascade"] = asked
         require_built(dataset, root, paths, read)
         places = Places(dataset)
         task = read_task(root / places.labels)
@@ -222,11 +227,10 @@ class Pipeline:
             return Features.load(folder, task, clean, ngrams, embed, needed) if needed else None
 
         cheap = None
-        if cascade:
-            name = read_params(CascadeParams, dataset, "cascade", root / FOLDER).cheap
+        if asked:
             threshold = read_threshold(root / places.cascade)
-            member = load_member(root / places.models / name, task)
-            cheap = Cheap(features([name]), member, threshold)
+            member = load_member(root / places.models / asked.cheap, task)
+            cheap = Cheap(features([asked.cheap]), member, threshold)
         return cls(
             task,
             augment.comparisons,
@@ -246,7 +250,10 @@ def read_threshold(path: Path) -> float:
     """
     found = read_json(path)
     if "threshold" not in found:
-        raise InputError(f"{path}: got {list(found)}; expected a threshold: another cascade.cheap")
+        raise InputError(
+            f"{path}: no threshold, since the cheap model or the ensemble predicted no row out of "
+            f"fold, got {found}; expected another cascade.cheap"
+        )
     return float(found["threshold"])
 
 

@@ -110,9 +110,9 @@ def worth(table: pd.DataFrame, quality: str, cost: str) -> Spec:
 
 def reliability(table: pd.DataFrame, about: str, first: str) -> Spec:
     """How often a class was right, by the probability that it was given."""
-    spread = np.sqrt(table["actual"] * (1 - table["actual"]) / table["rows"])
-    table = table.assign(
-        low=(table["actual"] - spread).clip(0, 1), high=(table["actual"] + spread).clip(0, 1)
+    table = table.drop(columns="error").assign(
+        low=(table["actual"] - table["error"]).clip(0, 1),
+        high=(table["actual"] + table["error"]).clip(0, 1),
     )
     scale = {"domain": [0, 1], "nice": False}
     axis = PERCENT | {"values": [0, 0.25, 0.5, 0.75, 1]}

@@ -9,6 +9,7 @@ import pandas as pd
 
 from stages._judging import mean_and_error
 from stages._report_rows import Judged, differences
+from stages.base.predictions import weights_of
 
 Numbers = Mapping[str, float]
 
@@ -80,8 +81,8 @@ def total_cost(
     predict.
     """
     total = {model: dict(spent) for model, spent in cost.items()}
-    members = [model for model in cost if f"{model}_log_loss" in weights]
-    weighed = [model for model in members if weights[model] > 0]
+    members = {name: each for name, each in weights_of(weights).items() if name in cost}
+    weighed = [name for name, each in members.items() if each > 0]
     for measure in COST:
         needed = weighed if measure.key in USED_TO_PREDICT else members
         values = [cost[final][measure.key], *(cost[name][measure.key] for name in needed)]
@@ -141,8 +142,7 @@ def _error(found: Numbers, measure: Measure, exclusive: bool) -> float:
     if measure.key == "log_loss":
         return found["log_loss_standard_error"]
     if measure.key == "accuracy" and exclusive:
-        share = found["accuracy"]
-        return float(np.sqrt(share * (1 - share) / found["rows"]))
+        return found["accuracy_standard_error"]
     return 0.0
 
 

@@ -48,20 +48,24 @@ def read_pipeline(folder: Path) -> Pipeline:
     """What DVC knows of the pipeline in `folder`.
 
     Raises:
-        InputError: DVC runs a stage there.
+        InputError: DVC runs a stage there, or cannot read it.
     """
+    from dvc.exceptions import DvcException
     from dvc.lock import LockError
     from dvc.repo import Repo
 
-    with Repo(folder, _wait_for_lock=True) as repo:
-        graph = repo.index.graph
-        needs = {s.addressing: {need.addressing for need in graph[s]} for s in graph}
-        inputs = {s.addressing: [Path(dep.fs_path) for dep in s.deps] for s in graph}
-        try:
+    try:
+        with Repo(folder, _wait_for_lock=True) as repo:
+            graph = repo.index.graph
+            needs = {s.addressing: {need.addressing for need in graph[s]} for s in graph}
+            inputs = {s.addressing: [Path(dep.fs_path) for dep in s.deps] for s in graph}
             with repo.lock:
                 stale = {stage.addressing for stage in graph if stage.changed()}
-        except LockError as error:
-            raise InputError(f"{folder}: another run of DVC goes on there: {error}") from error
+    except LockError as error:
+        raise InputError(f"{folder}: another run of DVC goes on there: {error}") from error
+    except DvcException as error:
+        causes = [str(each) for each in (error, error.__cause__) if each]
+        raise InputError(f"{folder}: DVC cannot read the pipeline: {': '.join(causes)}") from error
     return Pipeline(needs, inputs, stale)
 
 

@@ -2,8 +2,9 @@ r"""The model card of the ensemble: what it is, how good, on what data, and wher
 
 In: what the pipeline found of one dataset, and what its params say of licence and languages. Out:
 Markdown with the metadata of a Hugging Face model card (its library checks them), to be kept beside
-the models. Intervals are 95 % percentile intervals of 1,000 bootstrap samples of groups of rows
-(near-duplicates of one prompt are not independent), all out of fold.
+the models. Intervals are at 95 %, out of fold, and count groups of rows (near-duplicates of one
+prompt are not independent): percentiles of 1,000 bootstrap samples, for position and length 1.96
+standard errors.
 
     python -m stages.card --dataset demo --labels data/demo/labels.json \
         --folds data/demo/folds.parquet --rows data/demo/rows.parquet \
@@ -41,6 +42,7 @@ from stages.base.cli import run
 from stages.base.errors import InputError
 from stages.base.folds import Folds, read_folds
 from stages.base.params import Params, read_params
+from stages.base.predictions import weights_of
 from stages.base.tables import atomic, read_json
 from stages.base.tasks import Floats, read_task
 
@@ -95,19 +97,23 @@ def measure(losses: Floats, actual: Labels, given: Labels, group: npt.NDArray[An
     drawn = [
         np.bincount(rng.integers(0, n, n), minlength=n).astype(float) @ sums for _ in range(SAMPLES)
     ]
-    observed = _ratios(sums.sum(axis=0)[None])[0]
-    low, high = np.quantile(_ratios(np.array(drawn)), [0.025, 0.975], axis=0)
+    # a class that no row has or is given does not count; one that no drawn row has still does
+    occur = int((actual | given).any(axis=0).sum())
+    observed = _ratios(sums.sum(axis=0)[None], occur)[0]
+    low, high = np.quantile(_ratios(np.array(drawn), occur), [0.025, 0.975], axis=0)
     return [
         Metric(key, float(observed[k]), float(low[k]), float(high[k]))
         for k, key in enumerate(NAMES)
     ]
 
 
-def _ratios(totals: Floats) -> Floats:
-    """The metrics `(n_samples, 3)` of sums `(n_samples, 3 + 2 n_classes)` over rows."""
+def _ratios(totals: Floats, occur: int) -> Floats:
+    """The metrics `(n_samples, 3)` of sums `(n_samples, 3 + 2 n_classes)` over rows.
+
+    `occur` is the number of classes that the mean of F1 is taken over.
+    """
     hits, both = np.split(totals[:, 3:], 2, axis=1)
-    n_occur = (both > 0).sum(axis=1)  # a class that no row has or is given does not count
-    f1 = (2 * hits / np.maximum(both, 1)).sum(axis=1) / np.maximum(n_occur, 1)
+    f1 = (2 * hits / np.maximum(both, 1)).sum(axis=1) / max(occur, 1)
     return np.column_stack([totals[:, 1] / totals[:, 0], totals[:, 2] / totals[:, 0], f1])
 
 
@@ -128,8 +134,10 @@ def biases(judged: Judged, texts: pd.DataFrame) -> list[str]:
     if not judged.task.symmetric:
         quarters = by_slice(judged, ranges(lengths(texts["text"]), 4))
         pairs = zip(quarters["loss"], quarters["label"], strict=True)
-        told = ", ".join(f"{loss:.4f} ({label} characters)" for loss, label in pairs)
-        return [f"Length of the text: the log loss by quarters is {told}."]
+        told = [f"{loss:.4f} ({label} characters)" for loss, label in pairs]
+        if not told:
+            return ["Length of the text: too few rows were judged to tell its influence."]
+        return [f"Length of the text: the log loss by quarters is {', '.join(told)}."]
     lean, own = position_bias(judged)
     people, expected = length_bias(judged, texts, *judged.probabilities)
     return [
@@ -251,6 +259,15 @@ WHAT = {
 }
 
 
+def form_of(weights: Mapping[str, float]) -> str:
+    """What the blend is, for a sentence."""
+    if weights["product"]:
+        return "product of powers"
+    if weights["temperature"] == 1:
+        return "mixture"
+    return f"mixture, at temperature {weights['temperature']:.3f},"
+
+
 def text(
     dataset: str,
     judged: Judged,
@@ -263,7 +280,7 @@ def text(
     from jinja2 import Environment, StrictUndefined
 
     weights, kind = found["weights"], judged.task.kind
-    used = [name for name in weights if f"{name}_log_loss" in weights and weights[name] > 0]
+    used = [name for name, weight in weights_of(weights).items() if weight > 0]
     shares = zip(judged.task.classes, judged.shares, strict=True)
     markdown = Environment(  # noqa: S701 - Markdown, not HTML
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
@@ -278,7 +295,7 @@ def text(
         biases=told,
         uses=USES[kind],
         what=WHAT[kind],
-        form="product of powers" if weights["product"] else "mixture",
+        form=form_of(weights),
         used=", ".join(f"{name} ({weights[name]:.3f})" for name in used),
         shares=", ".join(f"{name} {share:.1%}" for name, share in shares),
         n_train=len(judged.ids),

@@ -35,7 +35,7 @@ from stages.base.cli import run
 from stages.base.errors import InputError
 from stages.base.folds import read_folds
 from stages.base.params import Params, read_params
-from stages.base.predictions import check_models
+from stages.base.predictions import check_models, weights_of
 from stages.base.tables import read_json, write_json, write_table
 from stages.base.tasks import Floats, Task, read_task
 
@@ -81,7 +81,10 @@ def confidence(task: Task, probabilities: Floats) -> Floats:
 
 
 def choose_threshold(sure: Floats, cheap: Floats, dear: Floats, most_lost: float) -> float:
-    """The lowest threshold that loses at most `most_lost` against the ensemble on these rows.
+    """The lowest threshold that surely loses at most `most_lost` against the ensemble.
+
+    What is lost on these rows and one standard error of it stay within that there, and at all
+    thresholds above: a single row that the ensemble gets very wrong must not outweigh many.
 
     Args:
         sure: Confidence of the cheap model, `(n_rows,)`.
@@ -90,11 +93,13 @@ def choose_threshold(sure: Floats, cheap: Floats, dear: Floats, most_lost: float
         most_lost: Mean over all rows.
     """
     order = np.argsort(-sure, kind="stable")
-    reached = sure[order]
-    lost = (cheap - dear)[order].cumsum() / len(sure)
+    reached, difference = sure[order], (cheap - dear)[order]
+    n = len(sure)
+    lost = difference.cumsum() / n
+    error = np.sqrt(np.maximum(np.square(difference).cumsum() / n - lost**2, 0) / n)
     last = np.append(reached[:-1] > reached[1:], True)  # rows of equal confidence go together
-    allowed = np.flatnonzero(last & (lost <= most_lost))
-    return float(reached[allowed[-1]]) if len(allowed) else NEVER
+    allowed = np.logical_and.accumulate((lost + error <= most_lost)[last])
+    return float(reached[last][allowed][-1]) if allowed.any() else NEVER
 
 
 def nested_thresholds(
@@ -128,7 +133,7 @@ def prices_of(
     """What the parts of the cascade cost; the ensemble with the members that have a weight."""
     total = total_cost({name: dict(spent) for name, spent in cost.items()}, weights, ensemble)
     own, dear = cost[cheap][PRICE], total[ensemble][PRICE]
-    is_member = f"{cheap}_log_loss" in weights and weights[cheap] > 0
+    is_member = weights_of(weights).get(cheap, 0) > 0
     return Prices(own, dear, dear - own if is_member else dear)
 
 
@@ -163,8 +168,7 @@ def main(
         write_table(pd.DataFrame(columns=COLUMNS), curve_out)
         return
     blend = read_json(weights)
-    members = [key.removesuffix("_log_loss") for key in blend if f"{key}_log_loss" in blend]
-    members = [*dict.fromkeys([*members, params.cheap, ensemble])]
+    members = dict.fromkeys([*weights_of(blend), params.cheap, ensemble])
     prices = prices_of(
         params.cheap, ensemble, {name: read_json(cost / f"{name}.json") for name in members}, blend
     )

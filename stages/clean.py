@@ -32,6 +32,7 @@ from stages._nltk import GET_WORDNET, from_nltk_data
 from stages.base.batches import map_table
 from stages.base.cli import run
 from stages.base.params import Params, read_params
+from stages.base.tables import join_turns
 from stages.base.tasks import read_task
 
 log = logging.getLogger("verdict")
@@ -75,15 +76,6 @@ class CleanParams(Params):
     stop_words: Literal["none", "sklearn", "nltk"]
     lemmatize: Literal["none", "wordnet"]
     stem: Literal["none", "snowball", "porter"]
-
-
-def join_turns(value: Any) -> str:
-    """A cell of a text column as one text: turns joined by line breaks, nulls left out."""
-    if isinstance(value, str):
-        return value
-    if value is None or isinstance(value, float):  # pandas holds a null text as NaN
-        return ""
-    return "\n".join(turn for turn in value if turn)
 
 
 def strip_noise(text: str, *, urls: bool, markup: bool) -> str:
@@ -207,7 +199,7 @@ def main(*, dataset: str, labels: Path, rows: Path, clean: Path) -> None:
     """Clean and tokenise the text columns.
 
     Args:
-        dataset: Section of params.yaml.
+        dataset: Its name in params/.
         labels: labels.json, which names the task.
         rows: rows.parquet.
         clean: Where the tokens go.

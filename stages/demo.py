@@ -66,7 +66,7 @@ LONE_SURROGATE = "\ud83d"  # half an emoji, as texts cut in the middle have it
 
 
 class DemoParams(Params):
-    """Params of `<dataset>.demo`."""
+    """Section `demo`."""
 
     train_rows: Annotated[int, Field(ge=1, le=10_000_000)]
     test_rows: Annotated[int, Field(ge=1, le=10_000_000)]

@@ -37,8 +37,8 @@ from stages.base.cli import run
 from stages.base.cost import Cost
 from stages.base.errors import InputError
 from stages.base.folds import TRAIN, Folds, read_folds
-from stages.base.params import Params, each_once, read_params
-from stages.base.predictions import check_models, prediction_table
+from stages.base.params import Params, each_once, in_section, read_params
+from stages.base.predictions import check_models, prediction_table, weights_of
 from stages.base.tables import (
     ID,
     PREDICTION,
@@ -200,8 +200,8 @@ def nested(
     common = np.unique(folds.fold[judged]).tolist()
     if len(common) < 2:
         raise InputError(
-            f"ensemble.members: got {len(common)} folds with rows that all members predicted "
-            "out of fold; expected at least two"
+            f"members: got {len(common)} folds with rows that all of them predicted out of fold; "
+            "expected at least two"
         )
     blends: dict[int, Blend] = {}
     losses = np.zeros(len(judged))
@@ -215,14 +215,14 @@ def nested(
 def choose(losses: Mapping[Form, Floats], group: npt.NDArray[np.integer[Any]]) -> Form:
     """The form to keep, by the nested losses of the same rows, of these groups, under each.
 
-    One with more freedom has to gain more than the standard error of its gain (the rule of Breiman
-    et al. 1984, for the simpler of two that are as good): forms that differ by chance alone would
-    be chosen anew for each fold.
+    One with more freedom has to gain more than twice the standard error of its gain (in the spirit
+    of Breiman et al. 1984, who keep the simpler of two that differ by less than one): forms that
+    differ by chance alone would be chosen anew for each fold, and each where it fits least.
     """
     best: Form = "mixture"
     for form in FORMS[1:]:
         gain, error = mean_and_error(losses[best] - losses[form], group)
-        if gain > error:
+        if gain > 2 * error:
             best = form
     return best
 
@@ -234,11 +234,12 @@ def load(weights: Path, task: Task) -> tuple[tuple[str, ...], Blend]:
         InputError: The file is none of those.
     """
     found = read_json(weights)
-    names = tuple(name for name in found if f"{name}_log_loss" in found and found[name] > 0)
-    if not names or not {"temperature", "product"} <= set(found):
+    weighed = {name: weight for name, weight in weights_of(found).items() if weight > 0}
+    if not weighed or not {"temperature", "product"} <= set(found):
         raise InputError(f"{weights}: got {list(found)}; expected weights and the form of a blend")
-    values = np.array([found[name] for name in names])
-    return names, Blend(task, values, found["temperature"], product=bool(found["product"]))
+    values = np.array([*weighed.values()])
+    product = bool(found["product"])
+    return tuple(weighed), Blend(task, values, found["temperature"], product)
 
 
 def read_members(folder: Path, names: tuple[str, ...], ids: pd.Series, task: Task) -> Members:
@@ -279,8 +280,7 @@ def leave_out(
     kept = np.flatnonzero(known.any(axis=1))
     if not len(kept):
         raise InputError(
-            f"ensemble.members: got no row that any of {list(names)} predicted out of fold; "
-            "expected some"
+            f"members: got no row that any of {list(names)} predicted out of fold; expected some"
         )
     if len(kept) < len(names):
         left = [name for i, name in enumerate(names) if i not in kept]
@@ -305,11 +305,12 @@ def main(
     task = read_task(labels)
     stored = read_folds(folds, task)
     stacks = read_members(members, names, stored.ids, task)
-    names, stacks = leave_out(names, stacks, stored)
+    with in_section(EnsembleParams, dataset, "ensemble"):
+        names, stacks = leave_out(names, stacks, stored)
     complete = ~np.isnan(stacks[PREDICTION]).any(axis=(0, 2))
     judged = complete & (stored.part == TRAIN)
     stored = judging_folds(stored, judged)
-    with parallel.one_blas_thread():
+    with parallel.one_blas_thread(), in_section(EnsembleParams, dataset, "ensemble"):
         tried = {form: nested(task, stacks[PREDICTION], stored, judged, form) for form in FORMS}
         losses = {form: found[0] for form, found in tried.items()}
         fold, group = stored.fold[judged], stored.group[judged]

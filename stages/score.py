@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from stages._judging import judging_folds
+from stages._judging import judging_folds, mean_and_error
 from stages._losses import LOSS, write_losses
 from stages._metrics import (
     HALF,
@@ -99,6 +99,10 @@ def score(task: Task, part: Scored) -> dict[str, float]:
     """All metrics of one part."""
     found = probability_metrics(task, part.targets, part.probabilities, part.group)
     found |= decision_metrics(task, part.actual, part.given)
+    if task.exclusive:
+        right = (part.actual == part.given).all(axis=1)
+        _, error = mean_and_error(right.astype(float), part.group)
+        found["accuracy_standard_error"] = float(np.nan_to_num(error))
     found["class_calibration_error"] = class_calibration_error(part.targets, part.probabilities)
     mean, bound = calibration_noise(task, part.probabilities)
     found |= {"class_calibration_noise": mean, "class_calibration_noise_bound": bound}
@@ -175,19 +179,22 @@ def _count(left: Labels, right: Labels) -> npt.NDArray[np.int64]:
     return left.T.astype(np.int64) @ right.astype(np.int64)
 
 
-def reliability(targets: Floats, probabilities: Floats, classes: tuple[str, ...]) -> pd.DataFrame:
-    """For each class and bin of its predicted probability: mean prediction and actual share."""
-    tables = []
+def reliability(
+    targets: Floats, probabilities: Floats, classes: tuple[str, ...], group: npt.NDArray[Any]
+) -> pd.DataFrame:
+    """For each class and bin of its predicted probability: mean prediction and actual share.
+
+    `error` is the standard error of the share, clustered by `group`, `(n_rows,)`; 0 of one group.
+    """
+    lines = []
     for k, name in enumerate(classes):
-        means = (
-            pd.DataFrame({"predicted": probabilities[:, k], "actual": targets[:, k]})
-            .groupby(bins(probabilities[:, k]))
-            .agg(
-                predicted=("predicted", "mean"), actual=("actual", "mean"), rows=("actual", "size")
-            )
-        )
-        tables.append(means.assign(**{"class": name}))
-    return pd.concat(tables)[["class", "predicted", "actual", "rows"]]
+        bin_of = bins(probabilities[:, k])
+        for number in np.unique(bin_of):
+            inside = bin_of == number
+            actual, error = mean_and_error(targets[inside, k], group[inside])
+            predicted = probabilities[inside, k].mean()
+            lines.append((name, predicted, actual, inside.sum(), np.nan_to_num(error)))
+    return pd.DataFrame(lines, columns=["class", "predicted", "actual", "rows", "error"])
 
 
 def swap_error(task: Task, predictions: pd.DataFrame) -> float:
@@ -262,6 +269,8 @@ def judge(task: Task, folds: Folds, predictions: Path, rows: Path) -> Sheet:
     if truth_columns:
         truth = by_id(read_table(rows, [ID, *truth_columns]), table[ID], rows)
         for prefix, selected in (("", table[PART] == OOF), ("test_", table[PART] == TEST)):
+            if not selected.any():
+                continue
             known = regret(
                 task,
                 truth.loc[selected, truth_columns].to_numpy(),
@@ -275,7 +284,7 @@ def judge(task: Task, folds: Folds, predictions: Path, rows: Path) -> Sheet:
         losses_table(folds, place, losses),
         pd.concat(reports),
         confusion(task, oof.actual, oof.given),
-        reliability(targets, probabilities, task.classes),
+        reliability(targets, probabilities, task.classes, oof.group),
     )
 
 

@@ -42,7 +42,17 @@ from stages.base.cli import run
 from stages.base.errors import InputError
 from stages.base.folds import DEV, NO_FOLD, TEST, TRAIN
 from stages.base.params import Params, read_params
-from stages.base.tables import FOLD, GROUP, ID, PART, TARGET, read_table, write_json, write_table
+from stages.base.tables import (
+    FOLD,
+    GROUP,
+    ID,
+    PART,
+    TARGET,
+    join_turns,
+    read_table,
+    write_json,
+    write_table,
+)
 from stages.base.tasks import Floats, Preference, Task, read_task
 
 log = logging.getLogger("verdict")
@@ -86,10 +96,7 @@ def normalize(value: Any) -> str:
 
     A prompt of signs only ("???", an emoji) keeps them; an absent or blank one is "".
     """
-    if value is None or isinstance(value, float):  # pandas holds a null text as NaN
-        return ""
-    text = value if isinstance(value, str) else "\n".join(turn for turn in value if turn)
-    text = unicodedata.normalize("NFKC", text).casefold()
+    text = unicodedata.normalize("NFKC", join_turns(value)).casefold()
     return NO_WORD.sub(" ", text).strip() or text.strip()
 
 
@@ -376,7 +383,7 @@ def main(*, dataset: str, labels: Path, rows: Path, folds: Path, metrics: Path) 
     """Split the train part into folds.
 
     Args:
-        dataset: Section of params.yaml.
+        dataset: Its name in params/.
         labels: labels.json, which names the task.
         rows: rows.parquet.
         folds: Where the folds go.

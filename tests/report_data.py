@@ -158,5 +158,6 @@ def _write_model(folder, task, model, ids, part, y, p, kept, fold):
     )
     write_table(score.confusion(task, oof.actual, oof.given), folder / "confusion" / f"{model}.csv")
     write_table(
-        score.reliability(y[rows], p[rows], task.classes), folder / "reliability" / f"{model}.csv"
+        score.reliability(y[rows], p[rows], task.classes, oof.group),
+        folder / "reliability" / f"{model}.csv",
     )

@@ -187,6 +187,14 @@ def test_build_beside_a_run_of_dvc_is_refused(project):
 
 
 @pytest.mark.slow
+def test_params_that_cannot_be_read_are_told_in_a_line(project):
+    folder, stages = project
+    write(folder, stages | {"own": {"cmd": "true", "params": ["x"], "outs": ["own"]}})
+    (folder / "params.yaml").write_text("x: [1")
+    with pytest.raises(InputError, match=r"DVC cannot read the pipeline: .*params\.yaml"):
+        build.read_pipeline(folder)
+
+
 def test_stages_of_a_killed_build_end(project):
     folder, stages = project
     write(folder, stages | {"long": {"cmd": "echo $$ > pid; sleep 600", "outs": ["long"]}})

@@ -69,6 +69,13 @@ def test_metrics_are_those_of_scikit_learn_and_lie_in_their_intervals():
     assert [(m.value, m.low, m.high) for m in found[1:]] == [(1, 1, 1)] * 2
 
 
+def test_class_that_no_drawn_row_has_still_counts_in_the_interval():
+    actual = np.eye(2, dtype=bool)[np.arange(40) // 38]  # two rows of the second class
+    given = np.tile([True, False], (40, 1))
+    f1 = card.measure(np.ones(40), actual, given, np.arange(40))[2]
+    assert f1.value < f1.high <= 0.5
+
+
 def test_interval_of_the_mean_is_that_of_the_normal_distribution():
     losses = np.random.default_rng(1).normal(size=2000)
     right = np.ones((2000, 1), bool)

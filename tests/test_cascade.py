@@ -30,13 +30,22 @@ def test_confidence_is_that_of_the_given_classes():
 
 
 @pytest.mark.parametrize("most_lost", [0.0, 0.001, 0.01, 0.1, 10.0])
-def test_threshold_is_the_lowest_that_a_search_finds(losses, most_lost):
+def test_threshold_is_the_last_that_a_walk_from_above_may_reach(losses, most_lost):
     sure, cheap, dear = losses
-    allowed = [
-        t for t in [*np.unique(sure), cascade.NEVER]
-        if np.where(sure >= t, cheap, dear).mean() - dear.mean() <= most_lost + 1e-12
-    ]  # fmt: skip
-    assert cascade.choose_threshold(sure, cheap, dear, most_lost) == min(allowed)
+    expected = cascade.NEVER
+    for threshold in np.unique(sure)[::-1]:
+        lost = np.where(sure >= threshold, cheap, dear) - dear
+        if lost.mean() + lost.std() / len(lost) ** 0.5 > most_lost:
+            break
+        expected = threshold
+    assert cascade.choose_threshold(sure, cheap, dear, most_lost) == expected
+
+
+def test_one_row_that_the_ensemble_gets_very_wrong_does_not_pay_for_others():
+    sure, cheap, dear = np.linspace(1, 0.4, 60), np.full(60, 0.6), np.full(60, 0.5)
+    dear[40] = 9.0
+    assert (cheap - dear).mean() < 0
+    assert cascade.choose_threshold(sure, cheap, dear, 0.01) > sure[20]
 
 
 def test_cheap_model_that_is_worse_everywhere_answers_no_row():

@@ -105,6 +105,16 @@ def test_few_differing_groups_get_no_interval(rows, verdict):
     assert (found.verdict, found.difference) == (verdict, -rows / 500)
 
 
+def test_outputs_replace_no_folder(tmp_path):
+    (tmp_path / "docs").mkdir()
+    assert compare.output_faults([tmp_path / "new.md", None], tmp_path / "docs") == []
+    (tmp_path / "docs/kept").touch()
+    with pytest.raises(InputError) as caught:
+        compare.main("HEAD", markdown_out=tmp_path / "docs", plots_out=tmp_path / "docs")
+    assert "docs: is a folder; expected the name of a file" in str(caught.value)
+    assert "docs: is there already; expected a new folder" in str(caught.value)
+
+
 def test_groups_of_both_sides_are_joined():
     left = np.array([7, 7, 8, 9, 9, 3])
     right = np.array(["a", "b", "b", "c", "d", "e"])

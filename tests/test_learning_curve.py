@@ -1,5 +1,6 @@
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -107,6 +108,22 @@ def test_table_has_a_row_for_each_model_and_fraction(task, folds, sets):
     losses = -np.log(shares[part.fold, part.targets.argmax(axis=1)])
     assert whole["log_loss"] == pytest.approx(losses.mean())
     assert np.isfinite(table.drop(columns="model").to_numpy(float)).all()
+
+
+def test_fits_that_share_the_cluster_run_one_after_the_other(task, folds, sets, monkeypatch):
+    found = []
+
+    def crossfit(*_, spread, **__):
+        found.append(spread)
+        raise KeyError
+
+    monkeypatch.setattr(lc, "crossfit", crossfit)
+    params = lc.LearningCurveParams(models=("xgb",), fractions=(1.0,), seeds=(0,))
+    for workers in (1, 2):
+        own = SimpleNamespace(sources=dict, balance="none", seed=0, workers=workers)
+        with pytest.raises(KeyError):
+            lc.learning_curve(task, folds, sets, {"xgb": lc.Candidate(own, None)}, params)
+    assert found == [False, True]
 
 
 def test_no_models_make_an_empty_table_with_a_head(task, folds, sets):

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.special import expit, logit
 from sklearn import metrics
 
 from stages import _metrics
@@ -132,20 +133,29 @@ def test_soft_targets_count_as_their_largest_class_or_as_all_of_one_half():
     ]  # fmt: skip
 
 
-def test_thresholds_are_the_best_that_a_search_finds(several):
+def test_thresholds_are_the_best_that_a_search_finds_pulled_to_one_half_by_a_row(several):
     targets, probabilities = several
     actual = targets > 0
     chosen = _metrics.choose_thresholds(actual, probabilities)
     for y, p, threshold in zip(actual.T, probabilities.T, chosen, strict=True):
         tried = {t: metrics.f1_score(y, p >= t, zero_division=0) for t in np.unique(p)}
-        assert metrics.f1_score(y, p >= threshold) == pytest.approx(max(tried.values()))
-        assert threshold == max(t for t in tried if tried[t] > max(tried.values()) - 1e-12)
+        best = max(t for t in tried if tried[t] > max(tried.values()) - 1e-12)
+        log_odds = y.sum() / (y.sum() + 1) * logit(best)
+        assert threshold == pytest.approx(expit(log_odds))
+
+
+def test_threshold_of_a_rare_class_stays_nearer_to_one_half_than_its_rows():
+    p = np.array([[0.9], [0.001], [0.002], [0.01]])
+    rare = np.array([[False], [False], [True], [False]])
+    (once,) = _metrics.choose_thresholds(rare, p)
+    (often,) = _metrics.choose_thresholds(np.tile(rare, (99, 1)), np.tile(p, (99, 1)))
+    assert 0.002 < often < 0.0022 < 0.04 < once
 
 
 def test_class_without_rows_keeps_one_half():
     actual = np.array([[True, False], [True, False]])
     chosen = _metrics.choose_thresholds(actual, np.array([[0.2, 0.9], [0.4, 0.1]]))
-    assert chosen.tolist() == [0.2, 0.5]
+    assert chosen.tolist() == [pytest.approx(expit(2 / 3 * logit(0.2))), 0.5]
 
 
 def test_thresholds_of_a_row_know_nothing_of_its_fold(several):

@@ -112,10 +112,21 @@ def test_untrained_dataset_is_refused_with_all_missing_files(trained, tmp_path):
         Pipeline.load("demo", root)
 
 
-def test_damaged_model_is_refused(trained, tmp_path):
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("svm/fold0.safetensors", "svm: cannot be read"),
+        ("lgbm/fold0.seed0.txt", "lgbm: cannot be read"),
+        ("logreg/params.json", r"logreg/params\.json: \d+ fault\(s\) in logreg"),
+        ("minilm/fold0/finetune.json", r"finetune\.json: \d+ fault\(s\) in params"),
+    ],
+)
+def test_damaged_model_is_refused(trained, tmp_path, file, message):
     root = evenly(trained("demo"), "demo", tmp_path)
-    (root / "models" / "demo" / "svm" / "fold0.safetensors").write_bytes(b"half")
-    with pytest.raises(InputError, match=r"models/demo/svm: cannot be read"):
+    path = root / "models" / "demo" / file
+    assert path.exists()
+    path.write_text("{}" if path.suffix == ".json" else "half")
+    with pytest.raises(InputError, match=message):
         Pipeline.load("demo", root)
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -76,11 +77,24 @@ def test_cascade_takes_the_cheap_model_where_it_is_sure(trained, dataset, tmp_pa
     assert 0 < (sure >= threshold).sum() < len(sure)
 
 
+def test_other_cheap_model_than_the_threshold_was_chosen_for_is_refused(trained, tmp_path):
+    folder = shutil.copytree(trained("demo"), tmp_path / "demo", symlinks=True)
+    path = folder / "params/demo.yaml"
+    params = json.loads(path.read_text())
+    built = {"params": {"params/demo.yaml": {"cascade": params["cascade"]}}}
+    (folder / "dvc.lock").write_text(json.dumps({"stages": {"cascade@demo": built}}))
+    params["cascade"]["cheap"] = "svm"
+    path.write_text(json.dumps(params))
+    _pipeline.Pipeline.load("demo", folder)
+    with pytest.raises(InputError, match=r"other params in \['cascade'\] than"):
+        _pipeline.Pipeline.load("demo", folder, cascade=True)
+
+
 def test_threshold_of_the_cascade_is_that_of_its_stage(trained, tmp_path):
     path = trained("demo") / "metrics/cascade/demo.json"
     assert _pipeline.read_threshold(path) == json.loads(path.read_text())["threshold"]
     (tmp_path / "none.json").write_text('{"rows": 0}')
-    with pytest.raises(InputError, match=r"none\.json: got \['rows'\]; expected a threshold"):
+    with pytest.raises(InputError, match=r"none\.json: no threshold, since .*expected another"):
         _pipeline.read_threshold(tmp_path / "none.json")
 
 

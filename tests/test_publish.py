@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 
 from stages import publish
+from stages._members import Transformer
 from stages.base.errors import InputError
 from stages.base.tasks import Preference, SingleLabel
 from stages.readers.rows import Fault
@@ -58,15 +59,24 @@ def environment():
     return kept | {"PATH": path, "VERDICT_WORKERS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
-def test_requirements_have_the_weights_that_read_the_texts():
-    def weights_for(name):
-        params = SimpleNamespace(backbone=SimpleNamespace(name=name))
-        features = SimpleNamespace(embedder=SimpleNamespace(params=params))
-        found = publish.requirements(SimpleNamespace(features=features))
+def test_requirements_have_the_weights_that_are_used_untuned():
+    def weights_for(name, steps=(), lora=None):
+        steps = [SimpleNamespace(unfreeze=each) for each in steps]
+        params = SimpleNamespace(backbone=SimpleNamespace(name=name), steps=steps, lora=lora)
+        embedder = SimpleNamespace(params=params) if not steps else None
+        tuned = Transformer(None, params, None, [], [], None)
+        found = publish.requirements(
+            SimpleNamespace(
+                features=SimpleNamespace(embedder=embedder), members={name: tuned} if steps else {}
+            )
+        )
         return [line for line in found if line.startswith("all-mpnet-base-v2")]
 
     assert len(weights_for("mpnet")) == 5
     assert weights_for("minilm") == weights_for("org/model") == []
+    assert len(weights_for("mpnet", ["head"])) == 5
+    assert len(weights_for("mpnet", ["all"], lora={"rank": 8})) == 5
+    assert weights_for("mpnet", ["head", "all"]) == []  # they are among the files
 
 
 def test_rows(root):

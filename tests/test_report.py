@@ -62,7 +62,13 @@ def test_ensemble_costs_what_its_members_cost():
 
 def test_model_judged_on_fewer_rows_is_on_no_front():
     scores = {
-        name: {"rows": n, "log_loss": loss, "log_loss_standard_error": 0.01, "accuracy": 0.5}
+        name: {
+            "rows": n,
+            "log_loss": loss,
+            "log_loss_standard_error": 0.01,
+            "accuracy": 0.5,
+            "accuracy_standard_error": 0.02,
+        }
         for name, n, loss in (("svm", 100, 1.0), ("minilm", 20, 0.5))
     }
     table = quality.worth(scores, dict.fromkeys(scores, COST), exclusive=True)

@@ -6,6 +6,7 @@ import pytest
 from sklearn import metrics
 
 from stages import score
+from stages._judging import mean_and_error
 from stages.base.errors import InputError
 from stages.base.tables import write_json, write_table
 from stages.base.tasks import MultiLabel, Preference
@@ -79,7 +80,8 @@ def test_confusion_of_several_labels_says_what_a_missed_label_was_taken_for():
 
 def test_reliability_means_stand_in_their_bins(values):
     _, targets, probabilities = values
-    table = score.reliability(targets, probabilities, CLASSES)
+    group = np.arange(200) // 2
+    table = score.reliability(targets, probabilities, CLASSES, group)
     assert table.groupby("class")["rows"].sum().tolist() == [200, 200, 200]
     for number, name in enumerate(CLASSES):
         own = table[table["class"] == name]
@@ -87,6 +89,8 @@ def test_reliability_means_stand_in_their_bins(values):
         assert own["rows"].iloc[0] == low.sum()
         assert own["predicted"].iloc[0] == pytest.approx(probabilities[low, number].mean())
         assert own["actual"].iloc[0] == pytest.approx(targets[low, number].mean())
+        _, error = mean_and_error(targets[low, number], group[low])
+        assert own["error"].iloc[0] == pytest.approx(error)
 
 
 def make_predictions(probabilities, swapped):
@@ -161,6 +165,7 @@ def test_stage_joins_by_id_and_writes_flat_finite_metrics(inputs, folds):
         "predicted",
         "actual",
         "rows",
+        "error",
     ]
 
 
@@ -175,6 +180,14 @@ def test_loss_of_each_out_of_fold_row_is_kept_with_its_id_and_group(inputs, fold
     first = (inputs / "losses/svm.parquet").read_bytes()
     run_stage(inputs)
     assert (inputs / "losses/svm.parquet").read_bytes() == first
+
+
+def test_known_judge_without_a_test_part_gives_the_regret_of_the_train_part(inputs):
+    table = pd.read_parquet(inputs / "svm.parquet")
+    write_table(table[table["part"] == "oof"], inputs / "svm.parquet")
+    found = run_stage(inputs)
+    assert "regret" in found
+    assert not any(name.startswith("test_") for name in found)
 
 
 def test_predictions_of_strangers_are_refused(inputs):

@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 from stages import sweep as module
 from stages.base.errors import InputError
 from stages.base.params import read_params
+from stages.base.space import draw
 from stages.sweep import SweepParams, check_plan, override, sweep, table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,6 +96,14 @@ def test_stopped_sweep_goes_on_as_if_it_had_not_been_stopped(make_study, plan):
     toy.stops = None
     sweep(make_study("stopped"), "a", plan, 8, 2, toy)
     assert toy.queued == whole.queued
+
+
+def test_trial_that_was_stopped_while_it_drew_is_a_failed_one(make_study, plan):
+    study, toy = make_study("a"), Toy()
+    draw(study.ask(), C, plan.space[C])  # and then the process was killed
+    sweep(study, "a", plan, 3, 1, toy)
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert sorted(toy.queued) == ["a-001", "a-002"]
 
 
 def test_experiment_of_another_sweep_is_never_taken_for_a_trial(make_study, plan):

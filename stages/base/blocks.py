@@ -10,7 +10,16 @@ import pandas as pd
 from scipy import sparse
 
 from stages.base.errors import InputError
-from stages.base.tables import ID, atomic, by_id, read_json, read_table, write_json, write_table
+from stages.base.tables import (
+    ID,
+    atomic,
+    by_id,
+    read_array,
+    read_json,
+    read_table,
+    write_json,
+    write_table,
+)
 from stages.base.tasks import Block, Matrix
 
 CSR = ("data", "indices", "indptr")  # the arrays of a sparse matrix
@@ -147,12 +156,10 @@ def read_blocks(folder: Path, ids: pd.Series) -> dict[str, Block]:
 
 
 def _read_matrix(folder: Path, key: str, shape: tuple[int, int]) -> Matrix:
-    def array(name: str) -> Matrix:
-        return np.load(folder / f"{name}.npy", mmap_mode="r")
-
-    if (folder / f"{key}.npy").exists():
-        return array(key)
-    return sparse.csr_matrix(tuple(array(f"{key}.{part}") for part in CSR), shape=shape)
+    if (dense := folder / f"{key}.npy").exists():
+        return read_array(dense)
+    parts = tuple(read_array(folder / f"{key}.{part}.npy") for part in CSR)
+    return sparse.csr_matrix(parts, shape=shape)
 
 
 def read_state(folder: Path, name: str) -> dict[str, np.ndarray]:

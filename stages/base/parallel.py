@@ -70,7 +70,10 @@ def stream(
     processes: bool = False,
     at_once: int | None = None,
 ) -> Iterator[R]:
-    """As `run`, but the results come one by one and items are taken a few ahead of them."""
+    """As `run`, but the results come one by one, in order, and items are taken as workers get free.
+
+    Results wait for who takes them.
+    """
     if cluster.is_given():
         yield from cluster.stream(function, items, at_once=at_once)
         return

@@ -55,6 +55,15 @@ def read_params(kind: type[P], dataset: str, section: str, folder: Path = FOLDER
                 "expected a section of that name"
             )
         tree = tree[step]
+    return check_params(kind, tree, path, section)
+
+
+def check_params(kind: type[P], tree: Any, path: Path, section: str) -> P:
+    """The params that `tree` holds, which stands in the file `path` under `section`.
+
+    Raises:
+        InputError: Any of its keys is unknown, missing or wrong; lists every fault.
+    """
     try:
         return kind.model_validate_json(json.dumps(tree))
     except ValidationError as error:

@@ -27,6 +27,11 @@ def check_models(names: Iterable[str], folder: Path, param: str) -> None:
         )
 
 
+def weights_of(blend: Mapping[str, float]) -> dict[str, float]:
+    """The weight of each member, of what the ensemble wrote: their own log losses stand there."""
+    return {name: weight for name, weight in blend.items() if f"{name}_log_loss" in blend}
+
+
 def prediction_table(folds: Folds, task: Task, values: Mapping[str, Floats]) -> pd.DataFrame:
     """Columns `id`, `part` (oof, or the row's own part) and `<prefix><class>`; no copies of rows.
 

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from stages.base.errors import InputError
@@ -27,14 +29,15 @@ SWAPPED = "swapped_p_"  # predictions for the row with A and B exchanged (prefer
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when the block ends well.
 
-    File or folder. What stood at `path` stays until then; an error leaves nothing behind.
+    File or folder; a folder takes the place of one, a file that of a file. What stood at `path`
+    stays until then; an error leaves nothing behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     _remove(temporary)  # a killed run may have left it
     try:
         yield temporary
-        if path.is_dir():
+        if temporary.is_dir() and path.is_dir():
             shutil.rmtree(path)
         temporary.replace(path)
     finally:
@@ -156,3 +159,25 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: got a {type(content).__name__}; expected a JSON object")
     return content
+
+
+def read_array(path: Path) -> npt.NDArray[Any]:
+    """An array on disk (.npy), mapped into memory.
+
+    Raises:
+        InputError: The file is missing or damaged.
+    """
+    try:
+        found: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, EOFError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read: {error}; expected an array") from error
+    return found
+
+
+def join_turns(cell: Any) -> str:
+    """A cell of a text column as one text: turns joined by line breaks, nulls left out."""
+    if isinstance(cell, str):
+        return cell
+    if cell is None or isinstance(cell, float):  # pandas holds a null text as NaN
+        return ""
+    return "\n".join(turn for turn in cell if turn)

@@ -1,6 +1,6 @@
 """The kinds of task: class names, text columns, losses and the swap of A and B.
 
-This module is the only one that knows what differs by task. A text has one class (`single_label`)
+This module knows what differs by task in a model. A text has one class (`single_label`)
 or several at once (`multi_label`: a probability for each class on its own); of two answers to a
 prompt one is better, or none (`preference`).
 
@@ -44,7 +44,6 @@ class Design:
     """A design matrix `(n_rows, n_odd + n_even)`: the odd columns first."""
 
     X: Matrix
-    names: tuple[str, ...]
     n_odd: int
 
     def join(self, other: "Design") -> "Design":
@@ -53,14 +52,7 @@ class Design:
         blocks = [self.X, other.X]
         if right and left < self.X.shape[1]:
             blocks = [self.X[:, :left], other.X[:, :right], self.X[:, left:], other.X[:, right:]]
-        return Design(
-            X=hstack(blocks),
-            names=(
-                *self.names[:left], *other.names[:right],
-                *self.names[left:], *other.names[right:],
-            ),
-            n_odd=left + right,
-        )  # fmt: skip
+        return Design(hstack(blocks), left + right)
 
 
 class Task:
@@ -134,7 +126,7 @@ class Task:
     ) -> Design:
         """The features of the text as they are; none of them is odd."""
         block = blocks[TEXT]
-        return Design(block.X, block.names, n_odd=0)
+        return Design(block.X, n_odd=0)
 
     def link(self, scores: Floats) -> Floats:
         """Probabilities `(n_rows, n_classes)` from scores (log-odds) of that shape."""
@@ -306,27 +298,15 @@ class Preference(Task):
         if a.names != b.names:
             raise ValueError("response_a and response_b must have the same features")
         difference = a.X - b.X
-        odd = (
-            [Block(difference, tuple(f"{name}.difference" for name in a.names))]
-            if "difference" in parts
-            else []
-        )
+        odd = [difference] if "difference" in parts else []
         even = []
         if "magnitude" in parts:
-            even.append(Block(abs(difference), tuple(f"{name}.magnitude" for name in a.names)))
+            even.append(abs(difference))
         if "sum" in parts:
-            even.append(Block(a.X + b.X, tuple(f"{name}.sum" for name in a.names)))
+            even.append(a.X + b.X)
         if "prompt" in parts:
-            even += [
-                Block(blocks[key].X, tuple(f"{key}.{name}" for name in blocks[key].names))
-                for key in ("prompt", PAIR)
-                if key in blocks
-            ]
-        return Design(
-            X=hstack([block.X for block in odd + even]),
-            names=tuple(name for block in odd + even for name in block.names),
-            n_odd=sum(len(block.names) for block in odd),
-        )
+            even += [blocks[key].X for key in ("prompt", PAIR) if key in blocks]
+        return Design(hstack(odd + even), n_odd=sum(X.shape[1] for X in odd))
 
     def swap_design(self, X: Matrix, n_odd: int) -> Matrix:
         """The design matrix of the exchanged pair: the odd columns with their sign turned."""

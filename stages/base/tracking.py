@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeAlias
@@ -137,10 +137,9 @@ def write(start: Message, messages: "SimpleQueue[Message | None]", server: str |
 
     root = Path(start["root"])
     store, tags = f"sqlite:///{root / 'mlflow.db'}", _tags(start["dataset"])
-    # MLflow does not guard the tables that it makes at the first use of a store
-    with (
-        nullcontext() if server else FileLock(root / "mlflow.db.lock", timeout=PATIENCE_OF_WRITERS)
-    ):
+    # MLflow does not guard the tables that it makes at the first use of a store; and stages that
+    # run side by side must not both find no run above theirs
+    with FileLock(root / "mlflow.db.lock", timeout=PATIENCE_OF_WRITERS):
         client = MlflowClient(server or store)
         artifacts = None if server else (root / "mlruns").as_uri()
         number = _experiment(client, start["dataset"], artifacts)

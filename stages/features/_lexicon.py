@@ -1,4 +1,6 @@
-"""Words and patterns that tell how an answer is written. All patterns read lower-cased text.
+"""Words and patterns that tell how an answer is written.
+
+All but those of capitals, numbers and ends of sentences read lower-cased text.
 
 Every pattern takes time linear in the text: none can start at many places and run far from each.
 `regex` knows the vowel signs of Hindi or Telugu as parts of a word, and finds most of these two to

@@ -109,23 +109,19 @@ class Vocabulary:
         return cls(words, [name.removeprefix(CHARACTERS) for name in names[len(words) :]])
 
 
-def fit(texts: Iterable[str], params: TfidfParams) -> Vocabulary:
-    """The vocabulary of `texts`.
-
-    Raises:
-        InputError: There are too many words to number n-grams, or no n-gram is frequent enough.
-    """
-    tokens = Tokens.of(text.split() for text in texts)
-    return fit_tokens(tokens, cut(tokens, params), params)
-
-
 def cut(tokens: Tokens, params: TfidfParams) -> Pieces:
     """The character n-grams of the words of `tokens`."""
     return Pieces.of(tokens.words, params.characters.shortest, params.characters.longest)
 
 
-def fit_tokens(tokens: Tokens, pieces: Pieces, params: TfidfParams) -> Vocabulary:
-    """As `fit`, of texts that are tokens already."""
+def fit(texts: Iterable[str], params: TfidfParams) -> tuple[Vocabulary, Terms]:
+    """The vocabulary of `texts`, and what counts its terms; their words are cut but once.
+
+    Raises:
+        InputError: There are too many words to number n-grams, or no n-gram is frequent enough.
+    """
+    tokens = Tokens.of(text.split() for text in texts)
+    pieces = cut(tokens, params)
     sizes = range(params.words.shortest, params.words.longest + 1)
     if (len(tokens.words) + 1) ** sizes[-1] >= 2**63:
         raise InputError(
@@ -152,7 +148,7 @@ def fit_tokens(tokens: Tokens, pieces: Pieces, params: TfidfParams) -> Vocabular
             raise InputError(
                 f"tfidf.{name}.min_df: no n-gram is that frequent, got {min_df}; expected less"
             )
-    return found
+    return found, Terms.of(tokens, pieces, found.words, found.characters)
 
 
 def most_frequent(total: npt.NDArray[Any], limit: int) -> npt.NDArray[np.intp]:
@@ -169,14 +165,6 @@ def _first(total: Mapping[str, float], limit: int) -> list[str]:
     matrix in half the time that it takes in the order of the alphabet.
     """
     return sorted(total, key=lambda term: (-total[term], term))[:limit]
-
-
-def fit_terms(texts: Iterable[str], params: TfidfParams) -> tuple[Vocabulary, Terms]:
-    """As `fit`, with what counts its terms; all words of `texts` are cut but once."""
-    tokens = Tokens.of(text.split() for text in texts)
-    pieces = cut(tokens, params)
-    vocabulary = fit_tokens(tokens, pieces, params)
-    return vocabulary, Terms.of(tokens, pieces, vocabulary.words, vocabulary.characters)
 
 
 def terms_of(vocabulary: Vocabulary, params: TfidfParams) -> Terms:
@@ -273,7 +261,7 @@ def main(*, dataset: str, labels: Path, clean: Path, folds: Path, tfidf: Path, l
     task = read_task(labels)
     corpus = _corpus.read_corpus(clean, folds, task.text_columns)
     drawn = corpus.train.draw(params.max_texts, params.seed)
-    vocabulary, terms = fit_terms((text for _, texts in drawn for text in texts), params)
+    vocabulary, terms = fit((text for _, texts in drawn for text in texts), params)
     names = vocabulary.names
     with blocks_writer(tfidf, corpus.ids) as append:
         for matrices in corpus.map(partial(frequencies, terms=terms)):

@@ -1,4 +1,4 @@
-"""Sections `finetune.<backbone>` of params.yaml: what is tuned, on which tokens, and how."""
+"""Sections `finetune.<backbone>`: what is tuned, on which tokens, and how."""
 
 from typing import Annotated, Literal, TypeAlias
 

@@ -12,7 +12,15 @@ import numpy.typing as npt
 import pandas as pd
 
 from stages.base.errors import InputError
-from stages.base.tables import ID, atomic, read_json, read_table, write_json, write_table
+from stages.base.tables import (
+    ID,
+    atomic,
+    read_array,
+    read_json,
+    read_table,
+    write_json,
+    write_table,
+)
 
 Lengths = npt.NDArray[np.int64]
 
@@ -102,16 +110,8 @@ def read_tokens(folder: Path, ids: pd.Series) -> Tokens:
         )
     about = read_json(folder / "tokens.json")
     tokens = Tokens(
-        _load(folder / "flat.npy"), _load(folder / "offsets.npy"),
+        read_array(folder / "flat.npy"), read_array(folder / "offsets.npy"),
         about["n_orders"], about["pad_id"],
     )  # fmt: skip
     aligned = np.array_equal(rows, np.arange(len(stored)))
     return tokens if aligned else tokens.rows(rows)
-
-
-def _load(path: Path) -> npt.NDArray[Any]:
-    try:
-        found: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read: {error}; expected an array of ids") from error
-    return found

@@ -13,7 +13,7 @@ is not even imported.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ from stages.base.cli import run
 from stages.base.errors import InputError
 from stages.base.folds import Indices
 from stages.base.params import Params, in_section, read_params
-from stages.base.tables import ID, read_table
+from stages.base.tables import ID, join_turns, read_table
 from stages.base.tasks import Floats, read_task
 from stages.finetune._backbones import (
     autocast_dtype,
@@ -121,7 +121,7 @@ class Embedder:
     def tokens(self, texts: pd.DataFrame) -> Tokens:
         """The sequences of each row, one a column."""
         template = Template.of(self.tokenizer, 1)
-        flat = [joined(cell) for row in texts.itertuples(index=False) for cell in row]
+        flat = [join_turns(cell) for row in texts.itertuples(index=False) for cell in row]
         sequences = [
             encode_text(template, ids, self.params.max_tokens)[0]
             for start in range(0, len(flat), CHUNK)
@@ -136,11 +136,6 @@ class Embedder:
         with torch.inference_mode():
             found: Floats = score(self.network, tokens, sequences, self.device).cpu().numpy()
             return found
-
-
-def joined(cell: str | Sequence[str | None]) -> str:
-    """A cell as one text: its turns a line each."""
-    return cell if isinstance(cell, str) else "\n".join(turn or "" for turn in cell)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ Held-out rows are predicted by the model of their fold; rows outside the train p
 all folds' models.
 """
 
-import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,7 +18,8 @@ from safetensors.numpy import load_file, save_file
 from stages.base import parallel
 from stages.base.errors import InputError
 from stages.base.folds import Folds, Indices
-from stages.base.params import Params
+from stages.base.params import Params, check_params
+from stages.base.seeds import by_number
 from stages.base.tables import atomic, read_json
 from stages.base.tasks import Floats, Task, n_bytes
 from stages.fitting.design import Encoder, FeatureSets, SourceParams
@@ -96,9 +96,11 @@ def crossfit(
     *,
     balance: Balance,
     seed: int,
+    spread: bool = False,
 ) -> CrossFit:
-    """Fit a model a fold, side by side, and predict all rows."""
-    (fitted,) = crossfits(task, folds, sets, [Recipe(sources, fit, balance, seed)])
+    """Fit a model a fold, as `crossfits` does, and predict all rows."""
+    recipe = Recipe(sources, fit, balance, seed)
+    (fitted,) = crossfits(task, folds, sets, [recipe], spread=spread)
     return fitted
 
 
@@ -182,11 +184,11 @@ class FoldModels:
         """Read what `CrossFit.save` wrote.
 
         Raises:
-            InputError: The folder is incomplete or damaged.
+            InputError: The folder is damaged.
         """
         params = stored_params(folder, kind)
         suffix = ".encoder.safetensors"
-        encoders = sorted(folder.glob(f"*{suffix}"))
+        encoders = sorted(folder.glob(f"*{suffix}"), key=by_number)
         if not encoders:
             raise InputError(f"{folder}: got no *{suffix}; expected one a fold")
         try:
@@ -205,8 +207,13 @@ class FoldModels:
 
 
 def stored_params(folder: Path, kind: type[ModelParams]) -> ModelParams:
-    """The params that `CrossFit.save` wrote."""
-    return kind.model_validate_json(json.dumps(read_json(folder / "params.json")))
+    """The params that `CrossFit.save` wrote.
+
+    Raises:
+        InputError: They are missing, damaged, or those of other code.
+    """
+    path = folder / "params.json"
+    return check_params(kind, read_json(path), path, folder.name)
 
 
 def n_rows(sets: FeatureSets) -> int:

@@ -84,8 +84,7 @@ class Encoder:
         X = X.astype(np.float32, copy=False)
         if source.weight != 1:
             X = X * np.float32(source.weight)
-        names = tuple(f"{name} {column}" for column in design.names)
-        return Design(X, names, design.n_odd)
+        return Design(X, design.n_odd)
 
 
 def _design(

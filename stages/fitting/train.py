@@ -95,7 +95,7 @@ def train(
     """Cross-fit the model with the given params, or with the best that a search finds.
 
     Args:
-        params: The model's section of params.yaml; its `SourceParams` name the feature sets.
+        params: The model's section; its `SourceParams` name the feature sets.
         fit: Fits one model: `(sample, params, seed) -> model`.
         dataset: Its name.
         labels: labels.json.

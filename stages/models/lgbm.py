@@ -83,11 +83,18 @@ class Lgbm:
 
     @classmethod
     def load(cls, stem: Path, task: Task) -> "Lgbm":
-        """Read what `save` wrote."""
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: It is damaged.
+        """
         import lightgbm
 
         paths = _paths(stem, 1 if task.exclusive else len(task.classes))
-        return cls(tuple(lightgbm.Booster(model_file=path) for path in paths))
+        try:
+            return cls(tuple(lightgbm.Booster(model_file=path) for path in paths))
+        except lightgbm.basic.LightGBMError as error:
+            raise ValueError(str(error)) from error
 
 
 Fitted: TypeAlias = tuple[Lgbm, Rounds]

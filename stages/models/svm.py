@@ -58,13 +58,15 @@ def fit(sample: Sample, params: SvmParams, seed: int) -> Linear:
     from sklearn.linear_model import LogisticRegression
 
     margins = np.empty((len(sample.y), sample.n_classes))
-    turned = np.empty_like(margins)  # those of the exchanged rows
+    # those of the exchanged rows
+    turned = np.empty_like(margins) if sample.task.symmetric else None
     inner: list[Machines] = []
     for fitted, held in sample.splits(params.calibration_folds, seed):
         inner.append(_machines(sample, fitted, params, seed, SLOPE_INSIDE, inner))
         X = sample.X[held]
         margins[held] = _margins(X, *inner[-1])
-        turned[held] = _margins(sample.task.swap_design(X, sample.n_odd), *inner[-1])
+        if turned is not None:
+            turned[held] = _margins(sample.task.swap_design(X, sample.n_odd), *inner[-1])
     seen = replace(sample, X=margins, weight=sample.natural).both_orders(turned)
     scale, shift = fit_linear(seen, lambda: LogisticRegression(C=1.0, max_iter=1000))
     coef, intercept = _machines(sample, np.arange(len(sample.y)), params, seed, SLOPE, inner)

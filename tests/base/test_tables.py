@@ -80,6 +80,14 @@ def test_new_folder_takes_the_place_of_the_old_one_whole(tmp_path):
     assert [file.name for file in path.iterdir()] == ["second"]
 
 
+def test_file_never_takes_the_place_of_a_folder(tmp_path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/kept").touch()
+    with pytest.raises(IsADirectoryError):
+        write_json({}, tmp_path / "docs")
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "docs", tmp_path / "docs/kept"]
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_metric_that_is_not_finite_is_refused(tmp_path, value):
     with pytest.raises(ValueError, match=r"must be finite: \['loss'\]"):

@@ -10,7 +10,6 @@ from stages.base.errors import InputError
 from stages.base.tasks import (
     PAIR,
     Block,
-    Design,
     MultiLabel,
     Preference,
     SingleLabel,
@@ -49,8 +48,7 @@ def test_design_of_the_swapped_pair_is_the_swapped_design(seed, is_sparse, parts
     design = TASK.design(blocks, parts)
     swapped = TASK.design(TASK.swap_blocks(blocks), parts)
     np.testing.assert_array_equal(dense(swapped.X), dense(TASK.swap_design(design.X, design.n_odd)))
-    assert swapped.names == design.names
-    assert len(design.names) == design.X.shape[1]
+    assert swapped.n_odd == design.n_odd
 
 
 @given(seed=st.integers(0, 10_000), is_sparse=st.booleans())
@@ -77,25 +75,19 @@ def test_design_holds_the_parts_by_hand():
         PAIR: Block(np.array([[7.0]]), ("cosine",)),
     }
     design = TASK.design(blocks, ("prompt", "sum", "magnitude", "difference"))
-    assert dict(zip(design.names, design.X[0].tolist(), strict=True)) == {
-        "n.difference": -3, "m.difference": 3, "n.magnitude": 3, "m.magnitude": 3,
-        "n.sum": 5, "m.sum": 7, "prompt.n": 9, "pair.cosine": 7,
-    }  # fmt: skip
-    assert design.n_odd == 2
+    difference, magnitude, total, prompt, cosine = [-3, 3], [3, 3], [5, 7], [9], [7]
+    assert design.X.tolist() == [difference + magnitude + total + prompt + cosine]
+    assert design.n_odd == len(difference)
 
 
 @pytest.mark.parametrize("is_sparse", [False, True])
-def test_join_keeps_odd_columns_first_and_each_name_at_its_column(is_sparse):
+def test_join_keeps_odd_columns_first(is_sparse):
     one = TASK.design(make_blocks(1), PARTS)
     other = TASK.design(make_blocks(2, is_sparse=is_sparse), ("difference", "prompt"))
-    other = Design(other.X, tuple(f"other {name}" for name in other.names), other.n_odd)
     joined = one.join(other)
     assert joined.n_odd == one.n_odd + other.n_odd
-    assert all("difference" in name for name in joined.names[: joined.n_odd])
-    assert not any("difference" in name for name in joined.names[joined.n_odd :])
-    for design in (one, other):
-        columns = [joined.names.index(name) for name in design.names]
-        np.testing.assert_array_equal(dense(joined.X)[:, columns], dense(design.X))
+    odd, even = zip(*(np.hsplit(dense(each.X), [each.n_odd]) for each in (one, other)), strict=True)
+    np.testing.assert_array_equal(dense(joined.X), np.hstack([*odd, *even]))
 
 
 def test_relate_adds_cosines_that_follow_the_swap():
@@ -174,7 +166,7 @@ def test_text_is_its_own_design_and_its_own_exchange(task):
     blocks = task.relate({"text": np.arange(6.0).reshape(3, 2)})
     assert task.keys(("text",)) == ("text",)
     design = task.design(blocks, ("text",))
-    assert (design.names, design.n_odd) == (("0", "1"), 0)
+    assert (design.X.shape, design.n_odd) == ((3, 2), 0)
     np.testing.assert_array_equal(design.X, blocks["text"].X)
     assert task.swap_design(design.X, design.n_odd) is design.X
     assert task.swap_blocks(blocks) == blocks

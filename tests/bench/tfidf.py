@@ -25,7 +25,7 @@ from stages.features import tfidf
 
 
 def ours(texts, params):
-    vocabulary, terms = tfidf.fit_terms(texts, params)
+    vocabulary, terms = tfidf.fit(texts, params)
     frequencies = tfidf.transform(texts, terms)
     X = weigh(Block(frequencies, vocabulary.names), fit_idf([frequencies]))
     return X, [f"word {t}" for t in vocabulary.words] + [f"char {t}" for t in vocabulary.characters]

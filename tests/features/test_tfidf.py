@@ -45,7 +45,7 @@ def transform(texts, vocabulary, params):
 
 def encode(texts, held, params):
     """Names and tf-idf of `held`, everything fitted on `texts`."""
-    vocabulary = tfidf.fit(texts, params)
+    vocabulary, _ = tfidf.fit(texts, params)
     idf = fit_idf([transform(texts, vocabulary, params)])
     block = Block(transform(held, vocabulary, params), vocabulary.names)
     return vocabulary, weigh(block, idf)
@@ -96,14 +96,14 @@ def test_tf_idf_is_that_of_scikit_learn_on_any_text(texts, held):
 
 def test_most_frequent_terms_are_kept_and_come_first_ties_by_name():
     params = make_params(max_features=3, words=(1, 1), characters=(1, 1))
-    vocabulary = tfidf.fit(["c c c b b a", "b b d d a"], params)
+    vocabulary, _ = tfidf.fit(["c c c b b a", "b b d d a"], params)
     assert vocabulary.words == ["b", "c", "a"]  # a and d stand twice: a comes first
     assert len(vocabulary.characters) == 3
 
 
 def test_words_that_are_known_beforehand_change_no_count():
     params = make_params()
-    vocabulary, terms = tfidf.fit_terms(TEXTS, params)
+    vocabulary, terms = tfidf.fit(TEXTS, params)
     assert {"CAT", "a"} < set(terms.number)
     found = tfidf.transform(HELD, terms)
     np.testing.assert_array_equal(found.toarray(), transform(HELD, vocabulary, params).toarray())
@@ -116,14 +116,14 @@ def test_hash_tables_that_are_full_grow_and_rare_ngrams_are_left_out(monkeypatch
     rng = np.random.default_rng(0)
     texts = ["the cat " + " ".join(rng.choice(list("abcdefgh"), 8)) for _ in range(400)]
     params = make_params(min_df=min_df, words=(1, 3), characters=(1, 2))
-    found = tfidf.fit(texts, params)
+    found, _ = tfidf.fit(texts, params)
     words = CountVectorizer(ngram_range=(1, 3), min_df=min_df, token_pattern=r"\S+").fit(texts)
     assert sorted(found.words) == words.get_feature_names_out().tolist()
 
 
 def test_row_does_not_depend_on_the_other_rows():
     params = make_params()
-    vocabulary = tfidf.fit(TEXTS, params)
+    vocabulary, _ = tfidf.fit(TEXTS, params)
     together = transform(HELD, vocabulary, params).toarray()
     alone = [transform([text], vocabulary, params).toarray()[0] for text in HELD]
     np.testing.assert_array_equal(together, alone)
@@ -131,7 +131,7 @@ def test_row_does_not_depend_on_the_other_rows():
 
 def test_svd_is_that_of_the_weighed_matrix_and_the_same_twice():
     params = make_params()
-    vocabulary = tfidf.fit(TEXTS, params)
+    vocabulary, _ = tfidf.fit(TEXTS, params)
     blocks = [
         Block(transform(texts, vocabulary, params), vocabulary.names) for texts in (TEXTS, HELD)
     ]
@@ -200,7 +200,7 @@ def test_stage_writes_what_the_whole_table_gives_whatever_the_batches(
     params = make_params()
     texts = pd.read_parquet(inputs["clean"]).set_index("id")
     train = [text for column in texts for text in texts[column].drop("c")]
-    vocabulary = tfidf.fit(train, params)
+    vocabulary, _ = tfidf.fit(train, params)
     for column, block in read_blocks(tmp_path / "0/tfidf", pd.Series(texts.index)).items():
         assert block.names == vocabulary.names
         expected = transform(texts[column], vocabulary, params)
@@ -238,4 +238,4 @@ def test_vocabulary_is_that_of_the_texts_that_are_drawn(tmp_path, monkeypatch, i
     monkeypatch.setattr(_corpus.Corpus, "draw", spy)
     run_stage(inputs, tmp_path)
     assert 0 < len(drawn) < 9
-    assert tfidf.Vocabulary.load(tmp_path / "tfidf") == tfidf.fit(drawn, params)
+    assert tfidf.Vocabulary.load(tmp_path / "tfidf") == tfidf.fit(drawn, params)[0]

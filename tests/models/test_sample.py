@@ -11,7 +11,7 @@ CLASSES = np.repeat([0, 1, 2], [12, 6, 3])
 @pytest.fixture
 def design():
     X = np.random.default_rng(0).normal(size=(len(CLASSES), 3)).astype(np.float32)
-    return Design(X, ("odd", "even", "other"), 1)
+    return Design(X, 1)
 
 
 def make(task, design, balance="none", targets=None, seed=0):
@@ -23,7 +23,7 @@ def make(task, design, balance="none", targets=None, seed=0):
 @pytest.mark.parametrize("is_sparse", [False, True])
 def test_every_row_stands_in_both_orders(task, design, is_sparse):
     X = design.X
-    given = Design(sparse.csr_matrix(X) if is_sparse else X, design.names, 1)
+    given = Design(sparse.csr_matrix(X) if is_sparse else X, 1)
     sample = make(task, given)
     n = len(CLASSES)
     found = sample.X.toarray() if is_sparse else sample.X
@@ -121,7 +121,7 @@ LABELS = np.array([[1, 0]] * 6 + [[1, 1]] * 2 + [[0, 0]])
 
 def make_several(targets, balance="none"):
     X = np.arange(len(targets), dtype=np.float32)[:, None]
-    design = Design(X, ("n",), 0)
+    design = Design(X, 0)
     return make_sample(SEVERAL, design, targets, np.arange(len(targets)), balance, 0)
 
 
@@ -145,8 +145,6 @@ def test_balancing_several_classes_goes_by_the_rarest_of_a_row():
 
 def test_text_has_one_order(design):
     task = SingleLabel(("x", "y", "z"))
-    sample = make_sample(
-        task, Design(design.X, design.names, 0), np.eye(3)[CLASSES], np.arange(21), "none", 0
-    )
+    sample = make_sample(task, Design(design.X, 0), np.eye(3)[CLASSES], np.arange(21), "none", 0)
     assert sample.both_orders() is sample
     np.testing.assert_array_equal(sample.targets, np.eye(3)[CLASSES])

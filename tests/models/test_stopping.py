@@ -12,7 +12,7 @@ STOPPING = StoppingParams(patience=2, holdout_parts=4)
 def sample(task):
     X = np.arange(24, dtype=np.float32)[:, None]
     targets = np.eye(3)[np.arange(24) % 3]
-    return make_sample(task, Design(X, ("n",), 0), targets, np.arange(24) // 2, "none", 0)
+    return make_sample(task, Design(X, 0), targets, np.arange(24) // 2, "none", 0)
 
 
 def spy(calls, best=7):

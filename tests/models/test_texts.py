@@ -167,12 +167,12 @@ def test_folds_of_svm_in_processes_are_those_of_threads(hidden, sets, monkeypatc
 
 @pytest.fixture(scope="module")
 def samples(hidden, sets):
-    design = Design(sets["lsa"]["text"].X.astype(np.float32), tuple("abcde"), 0)
+    design = Design(sets["lsa"]["text"].X.astype(np.float32), 0)
     found = {}
     for kind, task in TASKS.items():
         folds = make_folds(task, hidden)
         rows = folds.train(None)
-        own = Design(design.X[rows], design.names, 0)
+        own = Design(design.X[rows], 0)
         found[kind] = make_sample(task, own, folds.targets[rows], folds.group[rows], "weights", 0)
     return found
 
@@ -232,7 +232,7 @@ def test_forest_takes_a_single_class():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(60, 5)).astype(np.float32)
     targets = np.clip(X[:, :1], 0, 1).astype(float)
-    design = Design(X, tuple("abcde"), 0)
+    design = Design(X, 0)
     sample = make_sample(MultiLabel(("x",)), design, targets, np.arange(60), "none", 0)
     p = forest.fit(sample, make_params("forest"), 0).predict(X)
     assert p.shape == (60, 1)

@@ -7,12 +7,12 @@ a stage that only reads this module's names loads none of them.
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from stages.base.errors import InputError
+from stages.base.params import check_params
 from stages.base.tables import atomic, read_json, write_json
 from stages.finetune._backbones import autocast_dtype, check_positions, load_backbone, quiet
 from stages.finetune._network import Classifier, full_precision_sdpa, network_class
@@ -198,8 +198,13 @@ def share_backbone(params: FinetuneParams) -> bool:
 
 
 def stored_params(folder: Path) -> FinetuneParams:
-    """The params that `save` wrote."""
-    return FinetuneParams.model_validate_json(json.dumps(read_json(folder / ABOUT)["params"]))
+    """The params that `save` wrote.
+
+    Raises:
+        InputError: They are missing, damaged, or those of other code.
+    """
+    path = folder / ABOUT
+    return check_params(FinetuneParams, read_json(path).get("params"), path, "params")
 
 
 def _tunes_backbone(params: FinetuneParams) -> bool:
