@@ -18,7 +18,7 @@ from stages.base import cluster
 from stages.base.tables import ID
 from stages.readers.rows import Reject, Row
 
-CHUNK = 2000
+CHUNK = 2000  # rows in memory at once
 REJECTED = ["line", ID, "reason"]
 SMALL = 1 << 20  # bytes of chunks that travel as one block of Ray Data
 READING = 0.5  # CPUs of a task that reads: other than predicting, or Ray Data would join the two
