@@ -110,9 +110,12 @@ def look(
     """What the page needs to know of the texts."""
     what, decile = length_deciles(judged.task, texts)
     kinds = slices(judged.task, texts)
+    shown = {
+        name for name, parts in kinds.items() if final in set(by_slice(judged, parts)["model"])
+    }
     return Looked(
         judged=judged,
-        kinds={name: parts for name, parts in kinds.items() if len(by_slice(judged, parts))},
+        kinds={name: parts for name, parts in kinds.items() if name in shown},
         decile_of=what,
         decile=decile,
         length=length_bias(judged, texts, final) if judged.task.symmetric else [],

@@ -13,6 +13,7 @@ from stages import _report_rows as rows
 from stages import _report_worst as worst
 from stages import report
 from stages.base.errors import InputError
+from stages.base.tables import write_json
 from stages.base.tasks import MultiLabel, Preference, SingleLabel, read_task
 from tests.report_data import COST, HOSTILE, MARKDOWN, MODELS, write_results
 
@@ -290,6 +291,26 @@ def test_page_of_few_rows(tmp_path):
     html, specs = embedded(paths["html_out"])
     assert [line["rows"] for line in specs["deciles"]["data"]["values"]] == [30, 30]
     assert 'id="slices"' not in html
+
+
+def test_slices_of_which_the_final_model_judged_too_few_rows_are_not_shown(tmp_path):
+    for final, shown in (("ensemble", True), ("minilm", False)):
+        paths = write_results(tmp_path / final, "single_label", n_train=100)
+        report.main(dataset="mine", models=["svm", final], final=final, page=PAGE, **paths)
+        html = paths["html_out"].read_text("utf-8")
+        assert "<h3>script of the text</h3>" in html
+        assert ("<h3>length of the text, characters</h3>" in html) is shown
+
+
+def test_cascade_that_saves_nothing_says_so(tmp_path):
+    paths = write_results(tmp_path, "single_label")
+    for price, saves in ((1.2, True), (2.5, False)):
+        found = json.loads(paths["cascade"].read_text()) | {"predict_ms_per_row": price}
+        write_json(found, paths["cascade"])
+        report.main(
+            dataset="mine", models=["svm", "ensemble"], final="ensemble", page=PAGE, **paths
+        )
+        assert ("saves nothing" in paths["html_out"].read_text("utf-8")) is not saves
 
 
 def test_page_of_answers_of_equal_length_gives_no_share(tmp_path):
