@@ -1,6 +1,7 @@
 """From one table to another, row by row: in batches, so that memory does not grow with the rows."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -54,15 +55,17 @@ def map_table(
         total=max(1, -(-n_rows // size)),
     )  # fmt: skip
     inline = n_rows < alone and not cluster.is_given()
-    found = map(one, batches) if inline else parallel.stream(one, batches, processes=True)
-    first = next(found)
-    with (
-        atomic(target) as temporary,
-        pq.ParquetWriter(temporary, first.schema, compression="zstd") as file,
-    ):
-        for table in chain([first], found):
-            for batch in table.to_batches():
-                file.write_batch(batch, row_group_size=GROUP)
+    found = (
+        (one(batch) for batch in batches)
+        if inline
+        else parallel.stream(one, batches, processes=True)
+    )
+    with closing(found), atomic(target) as temporary:
+        first = next(found)
+        with pq.ParquetWriter(temporary, first.schema, compression="zstd") as file:
+            for table in chain([first], found):
+                for batch in table.to_batches():
+                    file.write_batch(batch, row_group_size=GROUP)
     return n_rows
 
 

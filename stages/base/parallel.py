@@ -5,8 +5,9 @@ work runs there (`stages.base.cluster`).
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from threading import Lock
 from typing import TypeVar
 
 from joblib import Parallel, cpu_count, delayed, parallel_config
@@ -17,6 +18,8 @@ from stages.base import cluster
 from stages.base.errors import InputError
 
 WORKERS = "VERDICT_WORKERS"
+# joblib has one pool of processes, which whoever is done ends for all; a server predicts in threads
+ONE_AT_A_TIME = Lock()
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -60,7 +63,8 @@ def run(
     number can change the last bits. On a cluster each item is a task, and `at_once` bounds the
     tasks of a node.
     """
-    return list(stream(function, items, processes=processes, at_once=at_once))
+    with ONE_AT_A_TIME if processes else nullcontext():
+        return list(stream(function, items, processes=processes, at_once=at_once))
 
 
 def stream(
@@ -69,10 +73,11 @@ def stream(
     *,
     processes: bool = False,
     at_once: int | None = None,
-) -> Iterator[R]:
+) -> Generator[R, None, None]:
     """As `run`, but the results come one by one, in order, and items are taken as workers get free.
 
-    Results wait for who takes them.
+    Results wait for who takes them. Who does not take them all must close the iterator, or what
+    else runs in processes breaks when it is collected.
     """
     if cluster.is_given():
         yield from cluster.stream(function, items, at_once=at_once)
@@ -81,9 +86,11 @@ def stream(
     options = (
         {"backend": "loky", "inner_max_num_threads": 1} if processes else {"backend": "threading"}
     )
-    with one_blas_thread(), parallel_config(**options):
-        yield from Parallel(n_jobs=n_jobs, return_as="generator")(
-            delayed(function)(item) for item in items
-        )
-    if processes and n_jobs > 1:
-        get_reusable_executor().shutdown()  # what the processes took counts when they have ended
+    try:
+        with one_blas_thread(), parallel_config(**options):
+            yield from Parallel(n_jobs=n_jobs, return_as="generator")(
+                delayed(function)(item) for item in items
+            )
+    finally:
+        if processes and n_jobs > 1:
+            get_reusable_executor().shutdown()  # what they took counts when they have ended

@@ -7,6 +7,7 @@ all folds' models.
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -145,17 +146,18 @@ def crossfits(
 
     jobs = ((recipe, fold) for recipe in recipes for fold in folds.numbers)
     found = (
-        map(one, jobs)
+        (one(job) for job in jobs)
         if spread
         else parallel.stream(one, jobs, processes=processes, at_once=at_once(sets))
     )
-    while fits := dict(zip(folds.numbers, islice(found, len(folds.numbers)), strict=False)):
-        yield CrossFit(
-            task,
-            fits,
-            _gather(folds, fits, {k: f.probabilities for k, f in fits.items()}),
-            _gather(folds, fits, {k: f.swapped for k, f in fits.items()}),
-        )
+    with closing(found):
+        while fits := dict(zip(folds.numbers, islice(found, len(folds.numbers)), strict=False)):
+            yield CrossFit(
+                task,
+                fits,
+                _gather(folds, fits, {k: f.probabilities for k, f in fits.items()}),
+                _gather(folds, fits, {k: f.swapped for k, f in fits.items()}),
+            )
 
 
 def at_once(sets: FeatureSets) -> int:

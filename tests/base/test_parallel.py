@@ -1,7 +1,10 @@
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from operator import neg
 from time import sleep
 
 import numpy as np
+import psutil
 import pytest
 from threadpoolctl import threadpool_info
 
@@ -49,6 +52,34 @@ def test_error_of_an_item_is_raised(monkeypatch):
     monkeypatch.setenv("VERDICT_WORKERS", "2")
     with pytest.raises(ZeroDivisionError, match="by zero"):
         parallel.run(lambda x: 1 // x, [1, 0])
+
+
+@pytest.mark.timeout(120)
+def test_threads_may_use_processes_at_the_same_time(monkeypatch):
+    monkeypatch.setenv("VERDICT_WORKERS", "2")
+
+    def later(x):
+        sleep(0.02)
+        return x
+
+    def request(n):
+        return [parallel.run(later, range(n), processes=True) for _ in range(4)]
+
+    with ThreadPoolExecutor(3) as threads:
+        found = list(threads.map(request, (20, 21, 22)))
+    assert found == [[list(range(n))] * 4 for n in (20, 21, 22)]
+
+
+@pytest.mark.filterwarnings("ignore:.*still being processed")  # what joblib says of a closed one
+def test_processes_end_with_the_work_also_after_an_error(monkeypatch):
+    monkeypatch.setenv("VERDICT_WORKERS", "2")
+    with closing(parallel.stream(abs, range(50), processes=True)) as first:
+        next(first)
+    for function, items in ((abs, range(9)), (lambda x: 1 // x, [1, 0])):
+        with suppress(ZeroDivisionError):
+            parallel.run(function, items, processes=True)
+        left = [" ".join(each.cmdline()) for each in psutil.Process().children()]
+        assert [command for command in left if "LokyProcess" in command] == []
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "two", "1.5", ""])
