@@ -157,6 +157,8 @@ def _wrong(kind: type[BaseModel], tree: Any, place: tuple[str, ...], fault: Any)
             if what == "union_tag_not_found":
                 return f".{key}: missing; expected a value"
             return f".{key}: got {about['tag']!r}; expected {about['expected_tags']}"
+        case "model_type":
+            return f": got {got}; expected an object with keys of {_keys(kind, tree, place)}"
         case "value_error" if isinstance(fault["input"], dict):
             return f": {fault['ctx']['error']}"
     return f": {fault['msg'].removeprefix('Value error, ')}, got {got}"

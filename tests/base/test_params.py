@@ -66,6 +66,14 @@ def test_missing_and_unknown_keys_are_named_together():
     assert "model.cuont: unknown key, got 3; expected one of ['count'," in str(caught.value)
 
 
+@pytest.mark.parametrize("given", [3, [1, 2], "size"])
+def test_value_in_place_of_a_map_is_told_with_the_keys_of_that(given):
+    with pytest.raises(InputError) as caught:
+        read_section(inner=given)
+    expected = f"model.inner: got {given!r}; expected an object with keys of ['size']"
+    assert str(caught.value).splitlines()[1].strip() == expected
+
+
 class Shape(Params):
     kind: Literal["corners"]
     corners: tuple[str, ...] | str
