@@ -30,6 +30,7 @@ from stages._compare_plots import write_plots
 from stages._compare_report import Comparison, Report, as_json, as_markdown, as_text
 from stages._compare_revisions import Revision, changes, open_revision
 from stages._losses import LOSS, read_losses
+from stages._outputs import file_faults, folder_faults
 from stages.base.cli import run
 from stages.base.errors import InputError
 from stages.base.tables import GROUP, ID, atomic, write_json
@@ -154,18 +155,6 @@ def listed(names: Iterable[Name]) -> str:
     return ", ".join("/".join(name) for name in names)
 
 
-def output_faults(files: Iterable[Path | None], plots: Path | None) -> list[str]:
-    """Why nothing can be written to these files and that folder."""
-    faults = [
-        f"{path}: is a folder; expected the name of a file"
-        for path in files
-        if path is not None and path.is_dir()
-    ]
-    if plots is not None and plots.exists() and not (plots.is_dir() and not any(plots.iterdir())):
-        faults.append(f"{plots}: is there already; expected a new folder")
-    return faults
-
-
 def main(
     before: str,
     after: str | None = None,
@@ -184,8 +173,10 @@ def main(
         json_out: File for the report with all its digits.
         plots_out: Folder for the plots that changed, as PNG.
     """
-    if faults := output_faults([markdown_out, json_out], plots_out):
-        raise InputError.listing("what is written would replace what is there:", faults)
+    faults = [fault for path in (markdown_out, json_out) if path for fault in file_faults(path)]
+    faults += folder_faults(plots_out) if plots_out else []
+    if faults:
+        raise InputError.listing("nothing was compared:", faults)
     sides = open_revision(before), open_revision(after)
     report = compare(*sides)
     print(as_text(report))  # noqa: T201 - for the person at the terminal

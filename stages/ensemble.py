@@ -55,7 +55,7 @@ log = logging.getLogger("verdict")
 
 NOISE = 1e-6  # smaller weights are what the solver leaves near 0
 # On squared distances, in log losses of one row: a prior with a standard deviation of .4. The best
-# of 0, 1, 3, 10, 30 on 60 to 3,000 rows of four sets (docs/log.md)
+# of 0, 1, 3, 10, 30 on 60 to 3,000 rows of five sets (docs/log.md)
 PENALTY = 3.0
 
 Members = dict[str, Floats]

@@ -20,7 +20,6 @@ some rows were rejected.
 """
 
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -33,6 +32,7 @@ from typing import TypeAlias
 import pandas as pd
 from tqdm import tqdm
 
+from stages._outputs import file_faults, folder_faults
 from stages._pipeline import Pipeline
 from stages._predict_chunks import REJECTED, Predicted, predict
 from stages.base.cli import run
@@ -151,30 +151,12 @@ def path_faults(source: Path, output: Path) -> list[str]:
         return [
             f"{output}: unknown suffix, got {output.suffix!r}; expected one of {list(SUFFIXES)}"
         ]
-    faults = place_faults(output)
-    for path in (output, rejects_of(output)):
-        if path.is_dir():
-            faults.append(f"{path}: is a folder; expected the name of a file")
-        elif path.exists() and source.exists() and path.samefile(source):
-            faults.append(f"{path}: is the input; expected another name for the output")
-    return faults
-
-
-def folder_faults(output: Path) -> list[str]:
-    """Why `output` cannot take many files."""
-    if output.is_dir() and not any(output.iterdir()):
-        return []
-    if output.exists():
-        return [f"{output}: is there already; expected a new folder"]
-    return place_faults(output)
-
-
-def place_faults(output: Path) -> list[str]:
-    """Why nothing can be written beside `output`, in folders that may have to be made."""
-    place = next(path for path in output.absolute().parents if path.exists())
-    if place.is_dir() and os.access(place, os.W_OK | os.X_OK):
-        return []
-    return [f"{output}: cannot be written, got {place}; expected a folder that you may write to"]
+    outputs = (output, rejects_of(output))
+    return file_faults(*outputs) + [
+        f"{path}: is the input; expected another name for the output"
+        for path in outputs
+        if path.is_file() and source.exists() and path.samefile(source)
+    ]
 
 
 def rejects_of(output: Path) -> Path:

@@ -94,10 +94,10 @@ class Found:
 
 @dataclass(frozen=True)
 class Looked:
-    """The judged rows and what kinds of text they are."""
+    """The judged rows, and their losses by kinds of text."""
 
     judged: Judged
-    kinds: Mapping[str, Parts]
+    kinds: Mapping[str, pd.DataFrame]
     decile_of: str
     decile: Parts
     length: list[Longer]
@@ -109,13 +109,10 @@ def look(
 ) -> Looked:
     """What the page needs to know of the texts."""
     what, decile = length_deciles(judged.task, texts)
-    kinds = slices(judged.task, texts)
-    shown = {
-        name for name, parts in kinds.items() if final in set(by_slice(judged, parts)["model"])
-    }
+    kinds = {name: by_slice(judged, parts) for name, parts in slices(judged.task, texts).items()}
     return Looked(
         judged=judged,
-        kinds={name: parts for name, parts in kinds.items() if name in shown},
+        kinds={name: table for name, table in kinds.items() if final in set(table["model"])},
         decile_of=what,
         decile=decile,
         length=length_bias(judged, texts, final) if judged.task.symmetric else [],
@@ -162,7 +159,7 @@ def specs(looked: Looked, found: Found, final: str) -> dict[str, charts.Spec]:
     if task.symmetric:
         shares = shares_by_slice(judged, looked.decile)
         drawn["preferred"] = charts.preferred(shares, looked.decile_of, final)
-    tables = [by_slice(judged, labels) for labels in looked.kinds.values()]
+    tables = list(looked.kinds.values())
     for k, table in enumerate(tables):
         drawn[f"slice-{k}"] = charts.sliced(table, loss_domain(tables), final)
     if len(found.cascades):

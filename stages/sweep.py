@@ -167,11 +167,12 @@ def sweep(study: "Study", name: str, plan: SweepParams, trials: int, jobs: int, 
     from optuna.samplers import TPESampler
     from optuna.trial import TrialState
 
-    left = study.get_trials(states=[TrialState.RUNNING])  # by a sweep that was stopped
-    for trial in left:
-        if set(trial.params) != set(plan.space):  # it was stopped while it drew
+    left = []  # by a sweep that was stopped
+    for trial in study.get_trials(states=[TrialState.RUNNING]):
+        if set(trial.params) == set(plan.space):
+            left.append(trial)
+        else:  # it was stopped while it drew
             study.tell(trial.number, state=TrialState.FAIL)
-    left = [trial for trial in left if set(trial.params) == set(plan.space)]
     while left or len(study.trials) < trials:
         batch = {trial.number: trial.params for trial in left}
         # one seed a batch: a sweep that was stopped draws what it would have drawn

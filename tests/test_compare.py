@@ -14,6 +14,7 @@ from stages import compare
 from stages._compare_report import LONGEST, MARKER, MOST, Report, as_markdown, as_text
 from stages._compare_revisions import Changes, open_revision
 from stages._losses import write_losses
+from stages._outputs import file_faults, folder_faults
 from stages.base.errors import InputError
 from stages.base.tables import write_json
 from tests.given import write_params
@@ -107,7 +108,7 @@ def test_few_differing_groups_get_no_interval(rows, verdict):
 
 def test_outputs_replace_no_folder(tmp_path):
     (tmp_path / "docs").mkdir()
-    assert compare.output_faults([tmp_path / "new.md", None], tmp_path / "docs") == []
+    assert file_faults(tmp_path / "new.md") == folder_faults(tmp_path / "docs") == []
     (tmp_path / "docs/kept").touch()
     with pytest.raises(InputError) as caught:
         compare.main("HEAD", markdown_out=tmp_path / "docs", plots_out=tmp_path / "docs")

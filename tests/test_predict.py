@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from stages import _pipeline, _predict_chunks, predict
+from stages._outputs import folder_faults
 from stages.base.errors import InputError
 from stages.readers.arena import ArenaReader
 
@@ -215,7 +216,7 @@ def test_output_that_cannot_be_written_is_refused_before_anything_is_loaded(tmp_
     new = write_csv(tmp_path / "new.csv", NEW[:1])
     (fault,) = predict.path_faults(new, new / "a" / "out.csv")
     assert f"out.csv: cannot be written, got {new}; expected a folder" in fault
-    assert predict.folder_faults(new / "a" / "out.csv") == [fault]
+    assert folder_faults(new / "a" / "out.csv") == [fault]
 
 
 def test_a_file_that_breaks_off_leaves_nothing(trained, tmp_path, monkeypatch):
