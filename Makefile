@@ -13,7 +13,7 @@ help:
 
 define SHOW_RESULTS
 from pathlib import Path
-from stages.base.params import read_datasets
+from stages.core.params import read_datasets
 print(Path("metrics/leaderboard.md").read_text(encoding="utf-8"))
 for dataset in read_datasets():
     print("submission:", Path("data", dataset, "submission.csv"))
@@ -21,7 +21,7 @@ endef
 export SHOW_RESULTS
 
 repro: $(INSTALLED)
-	$(BIN)/python -m stages.build
+	$(BIN)/python -m stages.tools.build
 	@$(BIN)/python -c "$$SHOW_RESULTS"
 
 # Two processes share the cores: threads that spin while they wait would take them from each other.

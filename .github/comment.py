@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-MARKER = "<!-- verdict: compare -->"  # that of stages/_compare_report.py
+MARKER = "<!-- verdict: compare -->"  # that of stages/tools/compare/_report.py
 LONGEST = 65_536  # characters that GitHub takes
 BOT = "github-actions[bot]"
 

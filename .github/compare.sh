@@ -8,12 +8,12 @@ base=$1 out=$2
 comment=$out/comment.md
 mkdir -p "$out"
 rm -rf "$comment" "$out/plots"
-python -m stages.compare "$base" HEAD \
+python -m stages.tools.compare.compare "$base" HEAD \
   --markdown-out "$comment" --plots-out "$out/plots" 2>"$out/errors.txt"
 status=$?
 cat "$out/errors.txt" >&2
 if [ "$status" -ne 0 ] && [ ! -s "$comment" ]; then  # a comment may stand though plots failed
-  # the first line is MARKER of stages/_compare_report.py
+  # the first line is MARKER of stages/tools/compare/_report.py
   printf '%s\n' '<!-- verdict: compare -->' '### Not compared' '' '```' >"$comment"
   cat "$out/errors.txt" >>"$comment"
   printf '%s\n' '```' >>"$comment"

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from stages.base.folds import NO_FOLD, TEST, TRAIN, Folds
-from stages.base.tasks import Block, Preference
+from stages.core.folds import NO_FOLD, TEST, TRAIN, Folds
+from stages.core.tasks import Block, Preference
 from tests.trained import BACKBONE, load_tiny, train
 
 N_GROUPS, N_TEST = 36, 9

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from stages._compare_report import MARKER
+from stages.tools.compare._report import MARKER
 from tests.test_repro import Project, ran
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]

@@ -168,7 +168,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def finished(source: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A copy built side by side and undisturbed, committed; for reading and copying only."""
     project = source.copy_to(tmp_path_factory.mktemp("finished"))
-    status, output = project.run(sys.executable, "-m", "stages.build", "--jobs", "2")
+    status, output = project.run(sys.executable, "-m", "stages.tools.build", "--jobs", "2")
     assert status == 0, output
     assert len(ran(output)) == len(set(ran(output))) > 15
     project.git("add", "-A")
@@ -234,13 +234,15 @@ def test_change_of_the_svm_reruns_its_followers_only(project: Project) -> None:
 
 def test_failing_stage_keeps_what_was_done_before_it(project: Project) -> None:
     project.set_params({"ensemble.members": ["logreg", "mlp"]})
-    project.edit("stages/submit.py", "def main(", "raise RuntimeError('broken')\n\n\ndef main(")
+    project.edit(
+        "stages/evaluation/submit.py", "def main(", "raise RuntimeError('broken')\n\n\ndef main("
+    )
     status, output = project.run("dvc", "repro")
     assert status != 0
     assert "RuntimeError: broken" in output
     before = ran(output)
     assert {"ensemble@demo", "submit@demo"} <= set(before)
-    project.git("checkout", "-q", "stages/submit.py")
+    project.git("checkout", "-q", "stages/evaluation/submit.py")
     after = project.repro()
     assert set(before) | set(after) == followers()
     assert set(before) & set(after) <= {"submit@demo"}

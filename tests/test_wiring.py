@@ -16,22 +16,22 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from stages._members import CLASSICAL
-from stages.base.params import Params
+from stages.core.params import Params
+from stages.serving._members import CLASSICAL
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = {
-    "stages.build",
-    "stages.compare",
-    "stages.fetch",
-    "stages.predict",
-    "stages.publish",
-    "stages.sweep",
-    "stages.wordnet",
+    "stages.tools.build",
+    "stages.tools.compare.compare",
+    "stages.tools.fetch",
+    "stages.serving.predict",
+    "stages.serving.publish",
+    "stages.tools.sweep",
+    "stages.tools.wordnet",
 }  # run by hand, no part of the pipeline
 HEAVY = {"gensim", "lightgbm", "mlflow", "nltk", "numba", "optuna", "sklearn", "torch", "xgboost"}
 # of which a stage depends on the whole
-FOLDERS = {"stages/base", "stages/finetune/training", "stages/fitting", "stages/readers"}
+FOLDERS = {"stages/core", "stages/transformer/training", "stages/models/fitting", "stages/data/readers"}
 DATASET, BACKBONE = "${item.dataset}", "${item.backbone}"
 
 
@@ -364,26 +364,26 @@ def test_modules_import_only_base_and_siblings(module: str) -> None:
 
     def allowed(imported: str) -> bool:
         if module in {
-            "stages._members",
-            "stages._pipeline",
-            "stages._predict_chunks",
-            "stages.predict",
-            "stages.publish",
+            "stages.serving._members",
+            "stages.serving.pipeline",
+            "stages.serving._chunks",
+            "stages.serving.predict",
+            "stages.serving.publish",
         }:
             return True  # they apply to new rows what all stages stored
         if folder == "stages.base" or imported.startswith("stages.base."):
             return imported.startswith("stages.base.")
-        fits = module in {"stages.audit", "stages.learning_curve"}
+        fits = module in {"stages.evaluation.audit", "stages.evaluation.learning_curve"}
         if imported.startswith("stages.models."):
             return fits or is_sibling(imported)
         if imported.startswith("stages.fitting."):
             return fits or folder in {"stages.fitting", "stages.models"}
         if imported.startswith("stages.finetune.training."):
-            return module == "stages.finetune.finetune" or folder == "stages.finetune.training"
+            return module == "stages.transformer.finetune" or folder == "stages.finetune.training"
         if folder == "stages.finetune.training":
             return imported.startswith("stages.finetune._")
         if imported.startswith("stages.readers."):  # formats, that ingest joins
-            return module == "stages.ingest" or folder == "stages.readers"
+            return module == "stages.data.ingest" or folder == "stages.readers"
         return is_sibling(imported)
 
     assert [name for name in sorted(imports_of(module)) if not allowed(name)] == []
@@ -396,7 +396,7 @@ def test_columns_of_the_competition_stand_only_where_files_are_read_and_written(
         for file in files
         if "winner_model_" in file.read_text(encoding="utf-8")
     }
-    assert named == {"stages/demo.py", "stages/readers/arena.py"}
+    assert named == {"stages/data/demo.py", "stages/data/readers/arena.py"}
 
 
 WATCH = """

@@ -133,7 +133,7 @@ def write_texts(folder: Path) -> None:
 
 def load_tiny(name: str) -> Any:
     """A module beside the tests of `finetune`, by its path: a dependency hides this folder."""
-    path = ROOT / "tests" / "finetune" / f"{name}.py"
+    path = ROOT / "tests" / "transformer" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec
     assert spec.loader

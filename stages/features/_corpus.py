@@ -10,10 +10,10 @@ import numpy.typing as npt
 import pandas as pd
 from tqdm import tqdm
 
-from stages.base import parallel
-from stages.base.batches import read_batches
-from stages.base.folds import TRAIN
-from stages.base.tables import ID, PART, by_id, read_table, rows_of
+from stages.core.folds import TRAIN
+from stages.core.tables import ID, PART, by_id, read_table, rows_of
+from stages.runtime import parallel
+from stages.runtime.batches import read_batches
 
 ROWS = 1024  # of a batch; changes no result
 

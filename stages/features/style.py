@@ -26,11 +26,11 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
-from stages.base.batches import map_table
-from stages.base.cli import run
-from stages.base.tables import columns_with
-from stages.base.tasks import PAIR, TEXT, Preference, read_task
+from stages.core.tables import columns_with
+from stages.core.tasks import PAIR, TEXT, Preference, read_task
 from stages.features._text import WINDOW, Features, Text, measure
+from stages.runtime.batches import map_table
+from stages.runtime.cli import run
 
 log = logging.getLogger("verdict")
 

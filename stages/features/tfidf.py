@@ -28,17 +28,17 @@ import pandas as pd
 from pydantic import Field, model_validator
 from scipy import sparse
 
-from stages.base import parallel
-from stages.base.blocks import blocks_writer, read_blocks, read_state
-from stages.base.cli import run
-from stages.base.errors import InputError
-from stages.base.folds import Indices
-from stages.base.idf import WORD, fit_idf, weigh
-from stages.base.params import Params, read_params
-from stages.base.tables import read_json
-from stages.base.tasks import Block, Floats, Matrix, read_task
+from stages.core.blocks import blocks_writer, read_blocks, read_state
+from stages.core.errors import InputError
+from stages.core.folds import Indices
+from stages.core.params import Params, read_params
+from stages.core.tables import read_json
+from stages.core.tasks import Block, Floats, Matrix, read_task
 from stages.features import _corpus
 from stages.features._ngrams import Pieces, Terms, Tokens, texts_with, word_ngrams
+from stages.features.idf import WORD, fit_idf, weigh
+from stages.runtime import parallel
+from stages.runtime.cli import run
 
 log = logging.getLogger("verdict")
 

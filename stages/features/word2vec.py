@@ -24,14 +24,14 @@ import pandas as pd
 from pydantic import Field
 from scipy import sparse
 
-from stages.base.blocks import blocks_writer, read_state
-from stages.base.cli import run
-from stages.base.errors import InputError
-from stages.base.idf import fit_idf
-from stages.base.params import Params, read_params
-from stages.base.tasks import Block, Floats, Task, read_task
+from stages.core.blocks import blocks_writer, read_state
+from stages.core.errors import InputError
+from stages.core.params import Params, read_params
+from stages.core.tasks import Block, Floats, Task, read_task
 from stages.features._corpus import Corpus, read_corpus
 from stages.features._ngrams import Tokens
+from stages.features.idf import fit_idf
+from stages.runtime.cli import run
 
 log = logging.getLogger("verdict")
 

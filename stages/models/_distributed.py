@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal, TypeAlias
 import numpy as np
 from pydantic import Field
 
-from stages.base import cluster
-from stages.base.errors import InputError
-from stages.fitting.sample import Sample
+from stages.core.errors import InputError
+from stages.models.fitting.sample import Sample
+from stages.runtime import cluster
 
 Workers: TypeAlias = Annotated[int, Field(ge=1)]  # processes that share the rows of a fit
 

@@ -9,9 +9,9 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
-from stages.base.folds import Indices
-from stages.base.tasks import Floats, Matrix, Task
-from stages.fitting.sample import Sample
+from stages.core.folds import Indices
+from stages.core.tasks import Floats, Matrix, Task
+from stages.models.fitting.sample import Sample
 
 
 @dataclass(frozen=True)

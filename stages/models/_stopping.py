@@ -5,9 +5,9 @@ from typing import Annotated, TypeVar
 
 from pydantic import Field
 
-from stages.base.params import Params
-from stages.fitting.sample import Sample
-from stages.fitting.seeds import Model, mean_of
+from stages.core.params import Params
+from stages.models.fitting.sample import Sample
+from stages.models.fitting.seeds import Model, mean_of
 
 R = TypeVar("R")  # a number of rounds, or one for each of several models
 

@@ -22,13 +22,13 @@ import numpy.typing as npt
 from pydantic import Field
 from safetensors.numpy import load_file, save_file
 
-from stages.base.cli import run
-from stages.base.params import read_params
-from stages.base.tasks import Floats, Matrix, Task
-from stages.fitting.design import SourceParams
-from stages.fitting.sample import Sample
-from stages.fitting.search import ModelParams
-from stages.fitting.train import train
+from stages.core.params import read_params
+from stages.core.tasks import Floats, Matrix, Task
+from stages.models.fitting.design import SourceParams
+from stages.models.fitting.sample import Sample
+from stages.models.fitting.search import ModelParams
+from stages.models.fitting.train import train
+from stages.runtime.cli import run
 
 Share = Annotated[float, Field(gt=0, le=1)]
 

@@ -19,15 +19,15 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from stages.base.cli import run
-from stages.base.params import read_params
-from stages.base.tasks import Floats, Matrix, Task
-from stages.fitting.design import SourceParams
-from stages.fitting.sample import Sample
-from stages.fitting.seeds import Model, SeededParams
-from stages.fitting.train import train
+from stages.core.params import read_params
+from stages.core.tasks import Floats, Matrix, Task
 from stages.models._distributed import Workers, grow_together
 from stages.models._stopping import StoppingParams, fit_rounds
+from stages.models.fitting.design import SourceParams
+from stages.models.fitting.sample import Sample
+from stages.models.fitting.seeds import Model, SeededParams
+from stages.models.fitting.train import train
+from stages.runtime.cli import run
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Rounds: TypeAlias = tuple[int, ...]  # of each booster

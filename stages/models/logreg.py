@@ -19,15 +19,15 @@ import numpy as np
 from pydantic import Field
 from scipy.special import log_softmax
 
-from stages.base.cli import run
-from stages.base.params import read_params
-from stages.base.tasks import Floats
-from stages.fitting.design import SourceParams
-from stages.fitting.sample import Sample
-from stages.fitting.search import ModelParams
-from stages.fitting.train import train
+from stages.core.params import read_params
+from stages.core.tasks import Floats
 from stages.models._linear import Linear, fit_linear
 from stages.models._symmetric import Curvature, OddEven, descend
+from stages.models.fitting.design import SourceParams
+from stages.models.fitting.sample import Sample
+from stages.models.fitting.search import ModelParams
+from stages.models.fitting.train import train
+from stages.runtime.cli import run
 
 TOLERANCE = 3e-2  # largest change of a weight in a pass, as a share of the largest weight
 SLOPE = 1e-6  # largest slope of the loss of pairs at the end

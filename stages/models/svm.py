@@ -24,16 +24,16 @@ from typing import Annotated, TypeAlias
 import numpy as np
 from pydantic import Field
 
-from stages.base.cli import run
-from stages.base.folds import Indices
-from stages.base.params import read_params
-from stages.base.tasks import Floats, Matrix, Task, read_task
-from stages.fitting.design import SourceParams
-from stages.fitting.sample import Sample
-from stages.fitting.search import ModelParams
-from stages.fitting.train import train
+from stages.core.folds import Indices
+from stages.core.params import read_params
+from stages.core.tasks import Floats, Matrix, Task, read_task
 from stages.models._linear import Linear, fit_linear
 from stages.models._symmetric import Curvature, OddEven, descend
+from stages.models.fitting.design import SourceParams
+from stages.models.fitting.sample import Sample
+from stages.models.fitting.search import ModelParams
+from stages.models.fitting.train import train
+from stages.runtime.cli import run
 
 TOLERANCE = 1e-2  # liblinear's own default is 0.1; 1e-4 takes three times as long for the same loss
 SLOPE = 1e-4  # the same for pairs; margins are then within about 1e-3, before calibration

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stages.base.tables import write_json, write_table
+from stages.core.tables import write_json, write_table
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stages.base.errors import InputError
-from stages.base.tables import write_table
+from stages.core.errors import InputError
+from stages.core.tables import write_table
 from stages.features import _corpus
 
 COLUMNS = ("prompt", "response_a")

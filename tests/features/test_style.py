@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stages.base.blocks import read_columns
-from stages.base.tables import write_json, write_table
-from stages.base.tasks import Preference
+from stages.core.blocks import read_columns
+from stages.core.tables import write_json, write_table
+from stages.core.tasks import Preference
 from stages.features import style
 from stages.features._text import Text, measure
 

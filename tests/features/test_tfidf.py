@@ -10,11 +10,11 @@ from scipy import sparse
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from threadpoolctl import threadpool_limits
 
-from stages.base.blocks import read_blocks
-from stages.base.errors import InputError
-from stages.base.idf import fit_idf, weigh
-from stages.base.tasks import Block
+from stages.core.blocks import read_blocks
+from stages.core.errors import InputError
+from stages.core.tasks import Block
 from stages.features import _corpus, _ngrams, tfidf
+from stages.features.idf import fit_idf, weigh
 from tests.given import write_params
 
 TEXTS = [

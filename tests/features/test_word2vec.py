@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from gensim.models.word2vec import MAX_WORDS_IN_BATCH
 
-from stages.base.blocks import read_blocks
-from stages.base.errors import InputError
-from stages.base.idf import fit_idf
+from stages.core.blocks import read_blocks
+from stages.core.errors import InputError
 from stages.features import _corpus, word2vec
+from stages.features.idf import fit_idf
 from tests.given import write_params
 
 GIVEN = {
@@ -69,7 +69,7 @@ def inputs(tmp_path, tables):
 def test_stage_writes_the_same_bytes_in_two_processes(tmp_path, monkeypatch, inputs):
     code = (
         "import os, sys; sys.path.insert(0, os.getcwd()); os.chdir(sys.argv.pop(1));"
-        "from stages.base.cli import run; from stages.features.word2vec import main; run(main)"
+        "from stages.runtime.cli import run; from stages.features.word2vec import main; run(main)"
     )
     options = [part for name, file in inputs.items() for part in (f"--{name}", file)]
     subprocess.run(

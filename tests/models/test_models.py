@@ -14,17 +14,17 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
-from stages.base.blocks import write_blocks
-from stages.base.errors import InputError
-from stages.base.seeds import nth_seed
-from stages.base.tables import read_table, write_json, write_table
-from stages.base.tasks import Design, Preference
-from stages.fitting.crossfit import crossfit
-from stages.fitting.design import Encoder, SourceParams
-from stages.fitting.sample import make_sample
-from stages.fitting.train import best_elsewhere, read_sets
+from stages.core.blocks import write_blocks
+from stages.core.errors import InputError
+from stages.core.seeds import nth_seed
+from stages.core.tables import read_table, write_json, write_table
+from stages.core.tasks import Design, Preference
 from stages.models import forest, lgbm, logreg, mlp, svm, xgb
 from stages.models._linear import Linear
+from stages.models.fitting.crossfit import crossfit
+from stages.models.fitting.design import Encoder, SourceParams
+from stages.models.fitting.sample import make_sample
+from stages.models.fitting.train import best_elsewhere, read_sets
 from tests.given import write_params
 
 ODD = {"parts": ["difference"], "scale": "none", "weight": 1.0}

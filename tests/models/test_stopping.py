@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from stages.base.tasks import Design
-from stages.fitting.sample import make_sample
+from stages.core.tasks import Design
 from stages.models._stopping import StoppingParams, fit_rounds
+from stages.models.fitting.sample import make_sample
 
 STOPPING = StoppingParams(patience=2, holdout_parts=4)
 

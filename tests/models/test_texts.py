@@ -10,14 +10,14 @@ from scipy import sparse
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
-from stages.base.folds import DEV, NO_FOLD, TEST, TRAIN, Folds
-from stages.base.tasks import Block, Design, MultiLabel, SingleLabel
-from stages.fitting import crossfit as module
-from stages.fitting.crossfit import Recipe, crossfit, crossfits
-from stages.fitting.sample import make_sample
-from stages.fitting.seeds import with_params
+from stages.core.folds import DEV, NO_FOLD, TEST, TRAIN, Folds
+from stages.core.tasks import Block, Design, MultiLabel, SingleLabel
 from stages.models import forest, lgbm, logreg, mlp, svm, xgb
 from stages.models._linear import fit_linear, log_count_ratios
+from stages.models.fitting import crossfit as module
+from stages.models.fitting.crossfit import Recipe, crossfit, crossfits
+from stages.models.fitting.sample import make_sample
+from stages.models.fitting.seeds import with_params
 
 TEXT = {"parts": ["text"], "scale": "none", "weight": 1.0}
 SCALED = {"parts": ["text"], "scale": "standard", "weight": 0.3}

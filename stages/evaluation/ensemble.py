@@ -1,0 +1,362 @@
+r"""Blend the models: weights that minimise the out-of-fold log loss, pulled to equal ones.
+
+In: predictions of the members, and folds. Out: blended predictions and the weights. A blend has one
+of three forms: a mixture, with weights on the simplex; the same sharpened by a temperature (Guo et
+al. 2017); a product of powers (the logarithmic opinion pool, Genest and Zidek 1986), whose free
+weights also temper members that are too sure. Few rows tell little about weights: all are pulled to
+equal ones, and a temperature to 1, by a penalty that fades as rows grow in number (Diebold and
+Pauly 1990).
+
+All are judged nested: the rows of a fold are blended with weights that were fitted on the other
+folds, in the form that is best on these. That gives the out-of-fold predictions; rows outside the
+train part get the form that is best on all rows, fitted on all. Fitted and judged are the rows that
+every member predicted out of fold: where a transformer ran on one fold alone, parts of that fold
+stand in for the folds.
+
+    python -m stages.evaluation.ensemble --dataset demo --labels data/demo/labels.json \
+        --folds data/demo/folds.parquet --members data/demo/predictions \
+        --predictions data/demo/predictions/ensemble.parquet --weights metrics/weights/demo.json \
+        --cost metrics/cost/demo/ensemble.json
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from pydantic import AfterValidator, Field
+
+from stages.core.errors import InputError
+from stages.core.folds import TRAIN, Folds, read_folds
+from stages.core.params import Params, each_once, in_section, read_params
+from stages.core.predictions import check_models, prediction_table, weights_of
+from stages.core.tables import (
+    ID,
+    PREDICTION,
+    SWAPPED,
+    read_json,
+    read_table,
+    write_json,
+    write_table,
+)
+from stages.core.tasks import Floats, Task, read_task
+from stages.evaluation.judging import Rows, judging_folds, mean_and_error
+from stages.runtime import parallel
+from stages.runtime.cli import run
+from stages.runtime.cost import Cost
+from stages.runtime.tracking import Mirror
+
+log = logging.getLogger("verdict")
+
+NOISE = 1e-6  # smaller weights are what the solver leaves near 0
+# On squared distances, in log losses of one row: a prior with a standard deviation of .4. The best
+# of 0, 1, 3, 10, 30 on 60 to 3,000 rows of five sets (docs/log.md)
+PENALTY = 3.0
+
+Members = dict[str, Floats]
+Form = Literal["mixture", "sharpened", "product"]
+FORMS: tuple[Form, ...] = get_args(Form)
+
+
+class EnsembleParams(Params):
+    """Section `ensemble`: names of the models to blend."""
+
+    members: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(each_once)]
+
+
+@dataclass(frozen=True)
+class Blend:
+    """A mixture of weights `(n_members,)` raised to 1 / `temperature`, or a product of powers."""
+
+    task: Task
+    weights: Floats
+    temperature: float = 1.0
+    product: bool = False
+
+    def __call__(self, members: Floats) -> Floats:
+        """Blend probabilities `(n_members, n_rows, n_classes)` to `(n_rows, n_classes)`."""
+        if self.product:
+            return self.task.link(np.tensordot(self.weights, self.task.unlink(members), axes=1))
+        mixed = np.tensordot(self.weights, members, axes=1)
+        return self.task.sharpen(mixed, self.temperature)
+
+
+def log_loss(task: Task, targets: Floats, probabilities: Floats) -> float:
+    """Mean log loss of probabilities `(n_rows, n_classes)` under (soft) targets of that shape."""
+    return float(task.row_losses(targets, probabilities).mean())
+
+
+def pull(weights: Floats, n_rows: int) -> tuple[float, Floats]:
+    """What the distance of weights `(n_members,)` from equal ones adds to the mean loss of rows.
+
+    Returns:
+        The penalty and its slopes `(n_members,)`.
+    """
+    away = weights - 1 / len(weights)
+    return PENALTY * float(away @ away) / n_rows, 2 * PENALTY * away / n_rows
+
+
+def fit_blend(task: Task, members: Floats, targets: Floats, form: Form) -> Blend:
+    """Fit the weights, a convex problem in either form, and the temperature where there is one.
+
+    Args:
+        task: Knows the loss.
+        members: `(n_members, n_rows, n_classes)`.
+        targets: `(n_rows, n_classes)`.
+        form: Of the blend.
+    """
+    if form == "product":
+        return fit_product(task, members, targets)
+    mixture = fit_mixture(task, members, targets)
+    if form == "mixture":
+        return mixture
+    mixed = mixture(members)
+    return replace(mixture, temperature=fit_temperature(task, mixed, targets))
+
+
+def fit_mixture(task: Task, members: Floats, targets: Floats) -> Blend:
+    """Weights on the simplex."""
+    from scipy.optimize import minimize
+
+    def loss(weights: Floats) -> tuple[float, Floats]:
+        mixed = np.tensordot(weights, members, axes=1)
+        slope = np.einsum("rc,mrc->m", task.loss_slopes(targets, mixed), members) / len(targets)
+        penalty, pulled = pull(weights, len(targets))
+        return log_loss(task, targets, mixed) + penalty, slope + pulled
+
+    found = minimize(
+        loss,
+        np.full(len(members), 1 / len(members)),
+        jac=True,
+        method="SLSQP",
+        bounds=[(0, 1)] * len(members),
+        constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": np.ones_like},
+        options={"ftol": 1e-12, "maxiter": 1000},
+    )
+    weights = np.where(found.x > NOISE, found.x, 0)
+    return Blend(task, weights / weights.sum())
+
+
+def fit_product(task: Task, members: Floats, targets: Floats) -> Blend:
+    """Exponents of at least 0."""
+    from scipy.optimize import minimize
+
+    scores = task.unlink(members)
+
+    def loss(weights: Floats) -> tuple[float, Floats]:
+        blended = task.link(np.tensordot(weights, scores, axes=1))
+        slope = np.einsum("rc,mrc->m", task.score_slopes(targets, blended), scores) / len(targets)
+        penalty, pulled = pull(weights, len(targets))
+        return log_loss(task, targets, blended) + penalty, slope + pulled
+
+    found = minimize(
+        loss,
+        np.full(len(members), 1 / len(members)),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(0, None)] * len(members),
+        options={"ftol": 1e-12, "gtol": 1e-8, "maxiter": 1000},
+    )
+    return Blend(task, np.where(found.x > NOISE, found.x, 0), product=True)
+
+
+def fit_temperature(task: Task, probabilities: Floats, targets: Floats) -> float:
+    """The temperature under which probabilities `(n_rows, n_classes)` have the lowest log loss."""
+    from scipy.optimize import minimize_scalar
+
+    def loss(logarithm: float) -> float:
+        sharpened = task.sharpen(probabilities, float(np.exp(logarithm)))
+        return log_loss(task, targets, sharpened) + PENALTY * logarithm**2 / len(targets)
+
+    best = minimize_scalar(
+        loss,
+        bounds=(-2, 2),
+        method="bounded",
+        options={"xatol": 1e-6},
+    )
+    return float(np.exp(best.x))
+
+
+def nested(
+    task: Task, members: Floats, folds: Folds, judged: Rows, form: Form
+) -> tuple[Floats, dict[int, Blend]]:
+    """Judge a blend on rows that it was not fitted on: their losses, and the blend of each fold.
+
+    Args:
+        task: Knows the loss.
+        members: `(n_members, n_rows, n_classes)`.
+        folds: For all rows.
+        judged: `(n_rows,)`, the rows to fit and to judge on.
+        form: Of the blend.
+
+    Raises:
+        InputError: There are fewer than two folds among these rows.
+    """
+    common = np.unique(folds.fold[judged]).tolist()
+    if len(common) < 2:
+        raise InputError(
+            f"members: got {len(common)} folds with rows that all of them predicted out of fold; "
+            "expected at least two"
+        )
+    blends: dict[int, Blend] = {}
+    losses = np.zeros(len(judged))
+    for fold in common:
+        fitted, held = judged & (folds.fold != fold), judged & (folds.fold == fold)
+        blends[fold] = fit_blend(task, members[:, fitted], folds.targets[fitted], form)
+        losses[held] = task.row_losses(folds.targets[held], blends[fold](members[:, held]))
+    return losses[judged], blends
+
+
+def choose(losses: Mapping[Form, Floats], group: npt.NDArray[np.integer[Any]]) -> Form:
+    """The form to keep, by the nested losses of the same rows, of these groups, under each.
+
+    One with more freedom has to gain more than twice the standard error of its gain (in the spirit
+    of Breiman et al. 1984, who keep the simpler of two that differ by less than one): forms that
+    differ by chance alone would be chosen anew for each fold, and each where it fits least.
+    """
+    best: Form = "mixture"
+    for form in FORMS[1:]:
+        gain, error = mean_and_error(losses[best] - losses[form], group)
+        if gain > 2 * error:
+            best = form
+    return best
+
+
+def load(weights: Path, task: Task) -> tuple[tuple[str, ...], Blend]:
+    """Names of the members that have a weight, and their blend, from what `main` wrote.
+
+    Raises:
+        InputError: The file is none of those.
+    """
+    found = read_json(weights)
+    weighed = {name: weight for name, weight in weights_of(found).items() if weight > 0}
+    if not weighed or not {"temperature", "product"} <= set(found):
+        raise InputError(f"{weights}: got {list(found)}; expected weights and the form of a blend")
+    values = np.array([*weighed.values()])
+    product = bool(found["product"])
+    return tuple(weighed), Blend(task, values, found["temperature"], product)
+
+
+def read_members(folder: Path, names: tuple[str, ...], ids: pd.Series, task: Task) -> Members:
+    """Read the members' predictions, rows in the order of `ids`.
+
+    Returns:
+        For each prefix that all of them have (`p_`, `swapped_p_`) an array
+        `(n_members, n_rows, n_classes)`, NaN where a member did not predict a row.
+
+    Raises:
+        InputError: A member has no predictions, or rows that are no probabilities.
+    """
+    tables = {name: read_table(folder / f"{name}.parquet").set_index(ID) for name in names}
+    stacks = {}
+    for prefix in (PREDICTION, SWAPPED):
+        columns = [prefix + name for name in task.classes]
+        if all(set(columns) <= set(table) for table in tables.values()):
+            stacks[prefix] = np.stack([t.reindex(ids)[columns].to_numpy() for t in tables.values()])
+    for name, values in zip(names, stacks[PREDICTION], strict=True):
+        known = values[~np.isnan(values).any(axis=1)]
+        if fault := task.fault(known):
+            raise InputError(f"{folder / name}.parquet: got {fault}; expected probabilities")
+    return stacks
+
+
+def leave_out(
+    names: tuple[str, ...], stacks: Members, folds: Folds
+) -> tuple[tuple[str, ...], Members]:
+    """Names and predictions without the members that predicted no row out of fold.
+
+    Such are backbones that are not tuned on this dataset.
+
+    Raises:
+        InputError: None is left.
+    """
+    # a member predicts all classes of a row or none: the first tells
+    known = ~np.isnan(stacks[PREDICTION][:, folds.judged, 0])
+    kept = np.flatnonzero(known.any(axis=1))
+    if not len(kept):
+        raise InputError(
+            f"members: got no row that any of {list(names)} predicted out of fold; expected some"
+        )
+    if len(kept) < len(names):
+        left = [name for i, name in enumerate(names) if i not in kept]
+        log.info("ensemble: %s predicted no row out of fold: left out", ", ".join(left))
+    return tuple(names[i] for i in kept), {key: stack[kept] for key, stack in stacks.items()}
+
+
+def main(
+    *,
+    dataset: str,
+    labels: Path,
+    folds: Path,
+    members: Path,
+    predictions: Path,
+    weights: Path,
+    cost: Path,
+) -> None:
+    """Blend the predictions in the folder `members`."""
+    clock, mirror = Cost(), Mirror("ensemble", dataset, [labels, folds])
+    names = read_params(EnsembleParams, dataset, "ensemble").members
+    check_models(names, members, f"params/{dataset}.yaml: ensemble.members")
+    task = read_task(labels)
+    stored = read_folds(folds, task)
+    stacks = read_members(members, names, stored.ids, task)
+    with in_section(EnsembleParams, dataset, "ensemble"):
+        names, stacks = leave_out(names, stacks, stored)
+    complete = ~np.isnan(stacks[PREDICTION]).any(axis=(0, 2))
+    judged = complete & (stored.part == TRAIN)
+    stored = judging_folds(stored, judged)
+    with parallel.one_blas_thread(), in_section(EnsembleParams, dataset, "ensemble"):
+        tried = {form: nested(task, stacks[PREDICTION], stored, judged, form) for form in FORMS}
+        losses = {form: found[0] for form, found in tried.items()}
+        fold, group = stored.fold[judged], stored.group[judged]
+        form = choose(losses, group)
+        blends = {}
+        for number in np.unique(fold).tolist():
+            other = fold != number
+            own = choose({f: rows[other] for f, rows in losses.items()}, group[other])
+            blends[number] = tried[own][1][number]
+        final = fit_blend(task, stacks[PREDICTION][:, judged], stored.targets[judged], form)
+        started = time.perf_counter()
+        blended = {prefix: apply(blends, final, stack, stored) for prefix, stack in stacks.items()}
+        seconds = time.perf_counter() - started
+    table = prediction_table(stored, task, blended)
+    write_table(table.iloc[np.flatnonzero(complete)], predictions)
+    alone = {
+        f"{name}_log_loss": log_loss(task, stored.targets[judged], member[judged])
+        for name, member in zip(names, stacks[PREDICTION], strict=True)
+    }
+    found = {
+        "rows": int(judged.sum()),
+        **dict(zip(names, final.weights.tolist(), strict=True)),
+        **alone,
+        "temperature": final.temperature,
+        "product": float(final.product),
+        **{f"{name}_nested_log_loss": float(rows.mean()) for name, rows in losses.items()},
+    }
+    write_json(found, weights)
+    spent = clock.write(cost, fitted=weights, predict_ms_per_row=1e3 * seconds / len(stored.ids))
+    mirror.finish(params={"members": names}, metrics=found | spent)
+    log.info(
+        "ensemble: %s, nested log loss %.4f on %d rows",
+        form,
+        log_loss(task, stored.targets[judged], blended[PREDICTION][judged]),
+        judged.sum(),
+    )
+
+
+def apply(blends: Mapping[int, Blend], final: Blend, stack: Floats, folds: Folds) -> Floats:
+    """Blend `(n_members, n_rows, n_classes)`: a fold's rows by its blend, others by `final`."""
+    blended = final(stack)
+    for fold, blend in blends.items():
+        held = folds.held(fold)
+        blended[held] = blend(stack[:, held])
+    return blended
+
+
+if __name__ == "__main__":
+    run(main)

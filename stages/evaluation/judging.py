@@ -1,0 +1,49 @@
+"""Rows to judge on that were not fitted on, and how sure a mean over them is."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stages.core.folds import NO_FOLD, Folds, parts_of_groups
+from stages.core.tasks import Floats
+
+PARTS = 5  # of the one fold that was predicted
+
+Rows = npt.NDArray[np.bool_]
+
+
+def mean_and_error(values: Floats, group: npt.NDArray[np.integer[Any]]) -> tuple[float, float]:
+    """Mean of the values that are known, and its standard error, clustered by group.
+
+    Rows of a prompt are no independent draws (Liang and Zeger 1986). NaN where it is not known:
+    the error of a single group, and both where no value is.
+
+    Args:
+        values: `(n_rows,)`, NaN where unknown.
+        group: `(n_rows,)`.
+    """
+    known = ~np.isnan(values)
+    if not known.any():
+        return float("nan"), float("nan")
+    mean = float(values[known].mean())
+    _, member = np.unique(group[known], return_inverse=True)
+    sums = np.bincount(member, values[known] - mean)
+    if len(sums) < 2:
+        return mean, float("nan")
+    variance = len(sums) / (len(sums) - 1) * np.square(sums).sum()
+    return mean, float(np.sqrt(variance) / known.sum())
+
+
+def judging_folds(folds: Folds, judged: Rows) -> Folds:
+    """The stored folds; where the rows to judge on are of one fold, parts of its groups.
+
+    Args:
+        folds: For all rows.
+        judged: `(n_rows,)`, the rows to judge on; the others get no part.
+    """
+    if len(np.unique(folds.fold[judged])) > 1:
+        return folds
+    part = parts_of_groups(folds.group, PARTS, seed=0)
+    return replace(folds, fold=np.where(judged, part, NO_FOLD))

@@ -1,0 +1,305 @@
+"""Pretrained networks and their tokenizers: found, checked and loaded, never by running their code.
+
+Weights come as safetensors from a Python package (`minilm`, `mpnet`: no hub needed), from a pinned
+revision on the Hugging Face hub, or from a local folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from stages.core.errors import InputError
+from stages.transformer.network.packaged import PACKAGED, packaged_folder
+from stages.transformer.network.params import BackboneParams
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+# what the families call their dropouts; those without the first (Llama, Gemma, Qwen) have none
+HIDDEN_DROPOUTS = (
+    "hidden_dropout_prob", "dropout", "dropout_rate", "resid_pdrop", "embd_pdrop",
+    "embedding_dropout", "mlp_dropout",
+)  # fmt: skip
+ATTENTION_DROPOUTS = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A local folder (revision None), or an id on the hub and its revision."""
+
+    path: str
+    revision: str | None
+
+
+def locate(params: BackboneParams) -> Source:
+    """Where the files of the backbone are.
+
+    Raises:
+        InputError: A folder without a model, a hub id without a revision, or files of a package
+            that are not the published ones.
+    """
+    if params.name in PACKAGED:
+        network = PACKAGED[params.name]
+        folder = packaged_folder(network)
+        return Source(str(folder), None) if folder else Source(network.hub, network.revision)
+    if params.name.startswith((".", "/")):
+        if not (Path(params.name) / "config.json").is_file():
+            raise InputError(
+                f"backbone.name: no model there, got {params.name!r}; expected a folder with "
+                "config.json, model.safetensors and tokenizer.json"
+            )
+        return Source(params.name, None)
+    if params.revision is None:
+        raise InputError(
+            f"backbone.revision: got null for {params.name!r}; expected a commit or a tag of that "
+            "model on the hub, so that its weights cannot change (or as name a local folder, "
+            f"starting with . or /, or one of {sorted(PACKAGED)})"
+        )
+    return Source(params.name, params.revision)
+
+
+def load_tokenizer(params: BackboneParams) -> PreTrainedTokenizerFast:
+    """The fast tokenizer of the backbone; see `read_tokenizer`."""
+    return read_tokenizer(locate(params))
+
+
+def read_tokenizer(source: Source) -> PreTrainedTokenizerFast:
+    """The fast tokenizer there; it has a pad token, and never warns of long texts.
+
+    Where the family has no pad token, the end token or the unknown one stands in: the mask hides
+    padding, and a new token would need a row more in the embeddings.
+
+    Raises:
+        InputError: It cannot be loaded, or has no fast version.
+    """
+    from transformers import AutoTokenizer
+
+    if source.revision is None and not (Path(source.path) / "tokenizer.json").is_file():
+        # transformers would make an empty tokenizer, to which all is unknown
+        raise InputError(f"{source.path}: no tokenizer there; expected tokenizer.json")
+    with _loading(source):
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            source.path, revision=source.revision or "main", trust_remote_code=False, use_fast=True
+        )
+    if not tokenizer.is_fast:
+        raise InputError(
+            f"backbone.name: {source.path!r} has no fast tokenizer, got "
+            f"{type(tokenizer).__name__}; expected a model with a tokenizer.json"
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token is None:
+        raise InputError(f"backbone.name: {source.path!r} has no token that can stand for padding")
+    tokenizer.model_max_length = int(1e30)  # `encoding.max_tokens` bounds the sequences
+    found: PreTrainedTokenizerFast = tokenizer
+    return found
+
+
+def load_backbone(
+    params: BackboneParams,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    bits: Literal[4, 8] | None = None,
+) -> PreTrainedModel:
+    """The network without any head, in training mode, weights in `dtype`, on `device`.
+
+    Of an encoder-decoder (T5) the encoder. A pooler is dropped: pooling is the classifier's own.
+
+    Args:
+        params: Name, revision, dropouts and attention.
+        device: Where the weights go.
+        dtype: Of the weights that are not quantised.
+        bits: Quantise the weights of the linear layers (bitsandbytes, CUDA only).
+
+    Raises:
+        InputError: It cannot be loaded, lacks weights, or cannot run in this way on this machine.
+    """
+    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
+
+    source = locate(params)
+    quantisation = _quantisation(bits, device, dtype)
+    with _loading(source):
+        config: Any = AutoConfig.from_pretrained(
+            source.path, revision=source.revision or "main", trust_remote_code=False
+        )
+        _set_dropouts(config, params)
+        config.use_cache = False
+        half = (config.architectures or [""])[0].endswith("EncoderModel")  # T5's, saved alone
+        kind = AutoModelForTextEncoding if config.is_encoder_decoder or half else AutoModel
+        model, report = kind.from_pretrained(
+            source.path,
+            revision=source.revision or "main",
+            config=config,
+            attn_implementation=_attention(params, config, device, dtype),
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **quantisation,
+        )
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+    if missing:
+        raise InputError(
+            f"{source.path}: {len(missing)} weights are missing, the first is {missing[0]}; they "
+            "would be random: expected the weights of a whole pretrained model"
+        )
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None
+    backbone: PreTrainedModel = model if quantisation else model.to(device)
+    backbone.train()
+    return backbone
+
+
+def autocast_dtype(
+    precision: Literal["auto", "fp32", "bf16"], device: torch.device
+) -> torch.dtype | None:
+    """Type of the matrix products under autocast; None for full precision.
+
+    `auto` is bfloat16 on CUDA devices and CPUs that have it in hardware, else full precision.
+    """
+    import torch
+
+    if precision == "auto":
+        fast = (
+            torch.cuda.is_bf16_supported(including_emulation=False)
+            if device.type == "cuda"
+            else _cpu_has_bf16()
+        )
+        return torch.bfloat16 if fast else None
+    return torch.bfloat16 if precision == "bf16" else None
+
+
+def check_positions(backbone: Any, max_tokens: int, param: str) -> None:
+    """That learned positions, where the backbone has them, last for the longest sequence.
+
+    Raises:
+        InputError: They do not; it names the `param`.
+    """
+    from torch.nn import Embedding
+
+    for name, module in backbone.named_modules():
+        named = name.endswith(("position_embeddings", "wpe"))
+        if named and isinstance(module, Embedding):
+            padding = module.padding_idx  # RoBERTa's positions start behind that of padding
+            longest = module.num_embeddings - (0 if padding is None else padding + 1)
+            if max_tokens > longest:
+                raise InputError(
+                    f"{param}: got {max_tokens}; expected at most {longest}, the positions that "
+                    "the backbone has learned"
+                )
+
+
+def _cpu_has_bf16() -> bool:
+    import torch
+
+    features = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in features)
+
+
+def _attention(
+    params: BackboneParams, config: Any, device: torch.device, dtype: torch.dtype
+) -> str | None:
+    """The attention to ask for; None leaves it to transformers: SDPA where the family has it.
+
+    SDPA has no soft cap on the attention scores (Gemma-2). Releases of transformers differ in
+    whether they refuse it or drop the cap in silence. Flex attention has the cap, but autocast
+    does not reach it: with float32 weights, rotated queries and keys differ in type from values.
+    """
+    import torch
+
+    capped = getattr(config, "attn_logit_softcapping", None) is not None
+    if capped and params.attention == "sdpa":
+        raise InputError(
+            f"backbone.attention: {config.model_type} caps its attention scores, got 'sdpa', which "
+            "would drop the cap; expected auto, eager, flex_attention or flash_attention_2"
+        )
+    if params.attention == "flex_attention" and params.attention_dropout:
+        raise InputError(
+            "backbone.attention_dropout: flex_attention has none, got "
+            f"{params.attention_dropout}; expected 0"
+        )
+    if params.attention != "auto":
+        return params.attention
+    if not capped:
+        return None
+    flexible = device.type == "cuda" and dtype == torch.bfloat16 and not params.attention_dropout
+    return "flex_attention" if flexible else "eager"
+
+
+def _set_dropouts(config: Any, params: BackboneParams) -> None:
+    for names, rate in (
+        (HIDDEN_DROPOUTS, params.dropout),
+        (ATTENTION_DROPOUTS, params.attention_dropout),
+    ):
+        for name in names:
+            if hasattr(config, name):
+                setattr(config, name, rate)
+
+
+def _quantisation(
+    bits: Literal[4, 8] | None, device: torch.device, dtype: torch.dtype
+) -> dict[str, Any]:
+    if bits is None:
+        return {}
+    if device.type != "cuda" or find_spec("bitsandbytes") is None:
+        raise InputError(
+            f"lora.bits: needs a CUDA device and the package bitsandbytes, got {bits} on "
+            f"{device.type}; expected null here"
+        )
+    import transformers
+
+    four = {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",  # with double quantisation: QLoRA, arXiv 2305.14314
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": dtype,
+    }
+    kind: Any = transformers.BitsAndBytesConfig
+    chosen = kind(**four) if bits == 4 else kind(load_in_8bit=True)
+    return {"quantization_config": chosen, "device_map": {"": device}}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No bars and reports from transformers."""
+    from transformers import utils
+
+    logging: Any = utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def _loading(source: Source) -> Iterator[None]:
+    """What goes wrong inside says what to do."""
+    try:
+        with quiet():
+            yield
+    except InputError:
+        raise
+    except (OSError, ValueError, ImportError) as error:
+        hint = (
+            "expected safetensors and a model that transformers knows, with an attention "
+            "(backbone.attention) that it has on this machine"
+            if source.revision is None
+            else "expected to reach the hub (or its cache): download the model where there is a "
+            "network and give the folder as backbone.name, or set HF_HOME to a cache that has it"
+        )
+        for network in PACKAGED.values():
+            if network.hub == source.path:
+                hint += f", or pip install {network.install}"
+        raise InputError(f"{source.path}: cannot be loaded: {error}; {hint}") from error

@@ -1,0 +1,145 @@
+"""Scores and probabilities of rows, on one process or several."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from stages.core.errors import InputError
+from stages.core.folds import Indices
+from stages.core.tasks import Floats, Task
+from stages.transformer.network.batches import inference_batches
+from stages.transformer.network.params import FinetuneParams
+from stages.transformer.network.tokens import Tokens
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
+    from torch import Tensor
+
+    from stages.transformer.network.network import Classifier
+
+BUCKET = 2**25  # numbers that are summed over the processes at a time
+
+
+@dataclass(frozen=True)
+class Data:
+    """All rows of a data set, in one order: tokens, and targets `(n_rows, n_classes)`."""
+
+    task: Task
+    tokens: Tokens
+    targets: Floats
+
+    def __post_init__(self) -> None:
+        expected = 2 if self.task.symmetric else 1
+        if self.tokens.n_orders != expected:
+            raise InputError(
+                f"tokens: orders of a row: got {self.tokens.n_orders}; expected {expected} "
+                f"for {self.task.kind}"
+            )
+
+
+def score(
+    classifier: Classifier, tokens: Tokens, sequences: npt.NDArray[np.intp], device: torch.device
+) -> Tensor:
+    """Scores `(n_sequences, n_classes)` in fp32 of (row, order) pairs `(n_sequences, 2)`."""
+    ids, mask = tokens.pad(sequences)
+    padded = None if mask.all() else to_device(mask, device)  # fused attention wants no mask
+    scores: Tensor = classifier(to_device(ids, device), padded)
+    return scores
+
+
+def to_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """The array as a tensor there; a GPU goes on computing meanwhile."""
+    import torch
+
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def sum_over_processes(tensors: Iterable[Tensor], accelerator: Accelerator) -> None:
+    """Replace each tensor by its sum over the processes.
+
+    Plain sums once an optimiser step, and not DistributedDataParallel, so that each process may
+    have its own number of micro-batches, and each phase its own parameters that learn.
+    """
+    import torch
+
+    if accelerator.num_processes == 1:
+        return
+    bucket: list[Tensor] = []
+    todo = list(tensors)
+    for number, tensor in enumerate(todo, start=1):
+        bucket.append(tensor)
+        if number == len(todo) or sum(each.numel() for each in bucket) >= BUCKET:
+            flat = accelerator.reduce(torch.cat([each.flatten() for each in bucket]), "sum")
+            parts = flat.split([each.numel() for each in bucket])
+            for each, part in zip(bucket, parts, strict=True):
+                each.copy_(part.view_as(each))
+            bucket = []
+
+
+def predict(
+    classifier: Classifier,
+    data: Data,
+    rows: Indices,
+    params: FinetuneParams,
+    accelerator: Accelerator,
+) -> npt.NDArray[np.float32]:
+    """Scores `(len(rows), n_orders, n_classes)`; the processes share the work.
+
+    What stands together in a batch, which the last bits depend on, depends on the set of sequences
+    alone, never on the order of the rows or of a pair.
+    """
+    import torch
+
+    distinct, where = distinct_sequences(data.tokens, rows)
+    lengths = data.tokens.lengths()[distinct[:, 0], distinct[:, 1]]
+    scores = torch.zeros(len(distinct), len(data.task.classes), device=accelerator.device)
+    batches = inference_batches(lengths, params.tokens_per_batch)
+    mine = batches[accelerator.process_index :: accelerator.num_processes]
+    silent = None if accelerator.is_main_process else True
+    classifier.eval()
+    with torch.no_grad():
+        for batch in tqdm(mine, desc="predict", unit="batch", leave=False, disable=silent):
+            found = score(classifier, data.tokens, distinct[batch], accelerator.device)
+            scores[to_device(batch, accelerator.device)] = found
+    sum_over_processes([scores], accelerator)
+    by_row: npt.NDArray[np.float32] = scores.cpu().numpy()[where]
+    return by_row
+
+
+def distinct_sequences(tokens: Tokens, rows: Indices) -> tuple[npt.NDArray[np.intp], Indices]:
+    """The sequences of `rows`, each content once: (row, order) pairs, longest first.
+
+    And which of them each row has, `(len(rows), n_orders)`.
+    """
+    first: dict[tuple[int, bytes], tuple[int, int]] = {}
+    keys = []
+    for row in rows:
+        for order in range(tokens.n_orders):
+            ids = np.ascontiguousarray(tokens.sequence(row, order))
+            keys.append((-len(ids), hashlib.blake2b(ids.tobytes(), digest_size=16).digest()))
+            first.setdefault(keys[-1], (row, order))
+    position = {key: number for number, key in enumerate(sorted(first))}
+    distinct = np.array([first[key] for key in position], dtype=np.intp).reshape(-1, 2)
+    where = np.array([position[key] for key in keys], dtype=np.intp)
+    return distinct, where.reshape(-1, tokens.n_orders)
+
+
+def probabilities(task: Task, scores: npt.NDArray[np.float32]) -> tuple[Floats, Floats]:
+    """Probabilities of the rows and of the exchanged rows, `(n_rows, n_classes)` each.
+
+    Of a symmetric task the mean over both orders of `scores` `(n_rows, n_orders, n_classes)`.
+    """
+    straight = task.link(scores[:, 0].astype(np.float64))
+    if not task.symmetric:
+        return straight, straight
+    turned = task.link(scores[:, 1].astype(np.float64))
+    return (straight + task.swap_classes(turned)) / 2, (turned + task.swap_classes(straight)) / 2

@@ -1,0 +1,267 @@
+"""Training of one model: phases, epochs, optimiser steps, micro-batches.
+
+A phase is one of the `steps` of the params. The gradient of an optimiser step is that of the
+weighted mean loss over its rows, both orders of a pair included, however it is cut into
+micro-batches and over processes.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from stages.core.folds import Indices
+from stages.core.tasks import Floats
+from stages.transformer.network.batches import OptimizerStep, epoch_plan
+from stages.transformer.network.params import FinetuneParams
+from stages.transformer.network.predict import (
+    Data,
+    predict,
+    probabilities,
+    score,
+    sum_over_processes,
+    to_device,
+)
+from stages.transformer.training.checkpoint import Checkpoint
+from stages.transformer.training.classifier import unfreeze
+from stages.transformer.training.losses import disagreement, ignorance, sequence_losses, smooth
+from stages.transformer.training.optimizer import make_groups, make_optimizer, rate, set_rates
+from stages.transformer.training.progress import Curve, Progress
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch import Tensor
+    from torch.optim import Optimizer
+
+    from stages.transformer.network.network import Classifier
+
+ROWS_PER_EPOCH = 20  # of the curve
+CHECK = 10  # optimiser steps after which losses are looked at: each look makes a GPU wait
+
+
+class Fit:
+    """The training of one model, in place, from its checkpoint on where there is one.
+
+    With a holdout it ends with the weights of the epoch whose loss on the holdout was lowest.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        data: Data,
+        rows: Indices,
+        weight: Floats,
+        holdout: Indices | None,
+        params: FinetuneParams,
+        seed: int,
+        *,
+        accelerator: Accelerator,
+        checkpoint: Checkpoint,
+        name: str,
+        watch: Callable[[str, Curve], None] | None = None,
+    ) -> None:
+        """Prepare to train.
+
+        Args:
+            classifier: Fresh from `build`.
+            data: All rows.
+            rows: Numbers of those to train on.
+            weight: Theirs, `(len(rows),)`.
+            holdout: Numbers of the rows for early stopping; None for none.
+            params: Of the backbone.
+            seed: Of batches and dropout.
+            accelerator: Device and processes.
+            checkpoint: Where progress is kept.
+            name: What bar and messages call the model.
+            watch: Sees name and curve whenever the curve has grown.
+        """
+        self.classifier, self.data, self.params, self.seed = classifier, data, params, seed
+        self.rows, self.weight, self.holdout = rows, weight, holdout
+        self.accelerator, self.checkpoint = accelerator, checkpoint
+        self.name, self.watch = name, watch
+        self.lengths = data.tokens.lengths()[rows]
+        smoothed = smooth(data.task, data.targets[rows], params.label_smoothing)
+        orders = [smoothed, data.task.swap_classes(smoothed)][: data.tokens.n_orders]
+        self.targets = np.stack(orders, axis=1).astype(np.float32)  # (n_rows, n_orders, n_classes)
+        self.learned = _learned(classifier, params)
+        self.steps_per_epoch = math.ceil(len(rows) / params.batch_size)
+        self.pending: list[Tensor] = []  # losses that nobody looked at yet
+        self.progress = Progress()
+        self.best: dict[str, Tensor] | None = None
+        self.optimizer_state: dict[str, Any] | None = None
+        if (saved := checkpoint.read()) is not None:
+            self.progress = Progress(**saved["progress"])
+            self.best, self.optimizer_state = saved["best"], saved["optimizer"]
+            _restore(self.learned, saved["weights"])
+
+    def run(self) -> Curve:
+        """Train, and return the loss curve.
+
+        Its rows are dicts of step, epoch, phase, tokens, train_loss (the mean since the row before)
+        and holdout_loss (None but at the end of an epoch).
+
+        Raises:
+            InputError: The loss is no number any more, or diverges.
+        """
+        while self.progress.phase < len(self.params.steps):
+            self._tune()
+        return self.progress.curve
+
+    def _tune(self) -> None:
+        """Run a phase, or the rest of it."""
+        step, progress = self.params.steps[self.progress.phase], self.progress
+        n_steps = max(1, round(step.epochs * self.steps_per_epoch))
+        unfreeze(self.classifier, step.unfreeze)
+        optimizer = make_optimizer(make_groups(self.classifier, step, self.params))
+        if self.optimizer_state is not None:
+            optimizer.load_state_dict(self.optimizer_state)
+            self.optimizer_state = None
+        plan: list[OptimizerStep] = []
+        with self._bar(n_steps) as bar:
+            started, before = time.perf_counter(), progress.tokens
+            while progress.done < n_steps:
+                epoch, position = divmod(progress.done, self.steps_per_epoch)
+                if position == 0 or not plan:
+                    plan = self._plan(epoch)
+                share = rate(progress.done, n_steps, self.params.warmup, self.params.schedule)
+                set_rates(optimizer, share)
+                self._step(plan[position], optimizer)
+                self._follow(n_steps, optimizer)
+                speed = (progress.tokens - before) / (time.perf_counter() - started)
+                bar.set_postfix_str(
+                    f"loss {progress.smoothed:.4f}, {speed:.0f} tokens/s", refresh=False
+                )
+                bar.update()
+        if self.best is not None:
+            _restore(self.learned, self.best)
+        progress.end_phase()
+
+    def _plan(self, epoch: int) -> list[OptimizerStep]:
+        generator = np.random.default_rng((self.seed, self.progress.phase, epoch))
+        params, processes = self.params, self.accelerator.num_processes
+        return epoch_plan(
+            self.lengths, params.batch_size, params.tokens_per_batch, processes, generator
+        )
+
+    def _step(self, batch: OptimizerStep, optimizer: Optimizer) -> None:
+        """One optimiser step."""
+        import torch
+
+        # a seed for each step and process: a resumed run needs no state of the generators
+        place = (self.seed, self.progress.steps, self.accelerator.process_index)
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+        self.classifier.train()
+        total = self.weight[batch.rows].sum() * self.data.tokens.n_orders
+        loss = torch.zeros((), device=self.accelerator.device)
+        for sequences in batch.micro[self.accelerator.process_index]:
+            if len(sequences):
+                part, disagreed = self._losses(sequences[:, 0], sequences[:, 1])
+                ((part + self.params.r_drop * disagreed) / total).backward()
+                loss += part.detach() / total
+        learning = [p for group in optimizer.param_groups for p in group["params"]]
+        sum_over_processes([*_gradients(learning), loss], self.accelerator)
+        if self.params.clip is not None:
+            torch.nn.utils.clip_grad_norm_(learning, self.params.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        self.pending.append(loss)
+        self.progress.advance(int(self.lengths[batch.rows].sum()))
+
+    def _losses(self, rows: Indices, orders: Indices) -> tuple[Tensor, Tensor]:
+        """Weighted sums of the losses of sequences, and of their disagreement under R-Drop.
+
+        `rows` are positions among `self.rows`.
+        """
+        import torch
+
+        device = self.accelerator.device
+        sequences = np.column_stack([self.rows[rows], orders])
+        targets = to_device(self.targets[rows, orders], device)
+        weight = to_device(self.weight[rows].astype(np.float32), device)
+        exclusive = self.data.task.exclusive
+        scores = score(self.classifier, self.data.tokens, sequences, device)
+        losses = sequence_losses(scores, targets, exclusive=exclusive)
+        if not self.params.r_drop:
+            return (losses * weight).sum(), torch.zeros((), device=device)
+        again = score(self.classifier, self.data.tokens, sequences, device)
+        losses = (losses + sequence_losses(again, targets, exclusive=exclusive)) / 2
+        disagreed = disagreement(scores, again, exclusive=exclusive)
+        return (losses * weight).sum(), (disagreed * weight).sum()
+
+    def _follow(self, n_steps: int, optimizer: Optimizer) -> None:
+        """What comes after an optimiser step: losses, curve, early stopping, checkpoint."""
+        progress, stopping, every = (
+            self.progress,
+            self.params.stopping,
+            self.params.checkpoint_steps,
+        )
+        ends = progress.done % self.steps_per_epoch == 0 or progress.done == n_steps
+        records = ends or progress.steps % max(1, self.steps_per_epoch // ROWS_PER_EPOCH) == 0
+        saves = every is not None and progress.steps % every == 0
+        if records or saves or progress.steps % CHECK == 0:
+            losses, self.pending = [float(loss) for loss in self.pending], []
+            rates = [group["lr"] for group in optimizer.param_groups]
+            progress.take(losses, ignorance(self.data.task), rates, self.name)
+        if records:
+            loss = self._holdout_loss(self.holdout) if ends and self.holdout is not None else None
+            progress.record(self.steps_per_epoch, loss)
+            if self.watch is not None:
+                self.watch(self.name, progress.curve)
+            if loss is not None and progress.hold(loss):
+                self.best = _copy(self.learned)
+        if stopping is not None and progress.waited >= stopping.patience:
+            progress.done = n_steps
+        if saves and self.accelerator.is_main_process:
+            self.checkpoint.write(progress, _copy(self.learned), self.best, optimizer.state_dict())
+
+    def _holdout_loss(self, holdout: Indices) -> float:
+        scores = predict(self.classifier, self.data, holdout, self.params, self.accelerator)
+        found, _ = probabilities(self.data.task, scores)
+        return float(self.data.task.row_losses(self.data.targets[holdout], found).mean())
+
+    def _bar(self, n_steps: int) -> tqdm[Any]:
+        n_phases = len(self.params.steps)
+        phase = f", phase {self.progress.phase + 1} of {n_phases}" if n_phases > 1 else ""
+        return tqdm(
+            desc=self.name + phase,
+            total=n_steps,
+            initial=self.progress.done,
+            unit="step",
+            disable=None if self.accelerator.is_main_process else True,
+        )
+
+
+def _learned(classifier: Classifier, params: FinetuneParams) -> dict[str, Tensor]:
+    """Parameters that learn in any phase, by name."""
+    names: set[str] = set()
+    for step in params.steps:
+        unfreeze(classifier, step.unfreeze)
+        names |= {name for name, p in classifier.named_parameters() if p.requires_grad}
+    return {name: p for name, p in classifier.named_parameters() if name in names}
+
+
+def _gradients(parameters: list[Tensor]) -> list[Tensor]:
+    """Gradients; zeros where there is none, since this process had no micro-batch."""
+    import torch
+
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+
+def _copy(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: p.detach().to("cpu", copy=True) for name, p in parameters.items()}
+
+
+def _restore(parameters: dict[str, Tensor], saved: dict[str, Tensor]) -> None:
+    import torch
+
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(saved[name])

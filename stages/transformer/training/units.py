@@ -1,0 +1,120 @@
+"""The models to train, and what they make together: a fold's, and those on all rows if asked."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from stages.core.errors import InputError
+from stages.core.folds import TRAIN, Folds, Indices, parts_of_groups
+from stages.core.predictions import prediction_table
+from stages.core.seeds import nth_name, nth_seed
+from stages.core.tables import PREDICTION, SWAPPED, atomic
+from stages.core.tasks import Floats, Task
+from stages.transformer.network.backbones import load_tokenizer
+from stages.transformer.network.params import BackboneParams, FinetuneParams, StoppingParams
+from stages.transformer.network.predict import probabilities
+from stages.transformer.training.checkpoint import Finished
+from stages.transformer.training.progress import ROW
+
+REFIT, TOKENIZER = "refit", "tokenizer"
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """One model to train: on all rows but those of `fold` (None: on all), to predict `rows`."""
+
+    name: str
+    fold: int | None
+    rows: Indices
+    seed: int
+
+
+def units(folds: Folds, params: FinetuneParams) -> list[Unit]:
+    """The models to train.
+
+    Raises:
+        InputError: `folds` names one that is not stored, or one twice.
+    """
+    numbers = folds.numbers if params.folds is None else list(params.folds)
+    if not set(numbers) <= set(folds.numbers) or len(set(numbers)) < len(numbers):
+        raise InputError(f"folds: got {numbers}; expected some of {folds.numbers}, each once")
+    refit = params.test == "refit"
+    nothing = np.zeros(0, np.intp)
+    found = [
+        Unit(
+            f"fold{number}",
+            number,
+            np.concatenate([folds.held(number), nothing if refit else folds.unseen]),
+            params.seed + number,
+        )
+        for number in numbers
+    ]
+    if refit and numbers:
+        found.append(Unit(REFIT, None, folds.unseen, params.seed + max(folds.numbers) + 1))
+    if params.seeds == 1:
+        return found
+    return [
+        replace(unit, name=nth_name(unit.name, number), seed=nth_seed(unit.seed, number))
+        for unit in found
+        for number in range(params.seeds)
+    ]
+
+
+def hold_out(
+    folds: Folds, rows: Indices, stopping: StoppingParams | None, seed: int
+) -> tuple[Indices, Indices | None]:
+    """Rows to train on, and rows for early stopping: whole groups, without augmented copies."""
+    if stopping is None:
+        return rows, None
+    held = parts_of_groups(folds.group[rows], stopping.holdout_parts, seed) == 0
+    holdout = rows[held & (folds.part[rows] == TRAIN)]
+    if held.all() or not len(holdout):
+        n_groups = len(np.unique(folds.group[rows]))
+        raise InputError(
+            f"stopping.holdout_parts: got {stopping.holdout_parts} for {n_groups} groups of "
+            "rows; expected at least one group to train on and one to hold out"
+        )
+    return rows[~held], holdout
+
+
+def gather(folds: Folds, task: Task, found: Mapping[Unit, Finished]) -> tuple[pd.DataFrame, Floats]:
+    """The table of predictions, and out-of-fold losses of the rows that have any.
+
+    Rows of folds that did not run are left out; unseen rows get the mean over the models.
+    """
+    shape = folds.targets.shape
+    total, swapped, count = np.zeros(shape), np.zeros(shape), np.zeros(shape[0])
+    for unit, finished in found.items():
+        straight, turned = probabilities(task, finished.scores)
+        total[unit.rows] += straight
+        swapped[unit.rows] += turned
+        count[unit.rows] += 1
+    seen = count > 0
+    total[seen] /= count[seen, None]
+    swapped[seen] /= count[seen, None]
+    values = {PREDICTION: total} | ({SWAPPED: swapped} if task.symmetric else {})
+    table = prediction_table(folds, task, values)
+    judged = folds.judged[seen[folds.judged]]
+    return table[seen[table.index]], task.row_losses(folds.targets[judged], total[judged])
+
+
+def write_models(folder: Path, found: Mapping[Unit, Finished], backbone: BackboneParams) -> None:
+    """A folder for each model, and one for the tokenizer of all, which new texts need."""
+    with atomic(folder) as temporary:
+        temporary.mkdir()
+        if found:
+            load_tokenizer(backbone).save_pretrained(temporary / TOKENIZER)
+        for unit, finished in found.items():
+            shutil.copytree(finished.model, temporary / unit.name)
+
+
+def curves(found: Mapping[Unit, Finished]) -> pd.DataFrame:
+    """The loss curves of all models, below each other."""
+    rows = [{"model": unit.name, **row} for unit, done in found.items() for row in done.curve]
+    return pd.DataFrame(rows, columns=["model", *ROW])
