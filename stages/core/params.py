@@ -12,7 +12,6 @@ from ruamel.yaml.error import YAMLError
 
 from stages.core.errors import InputError
 
-FILE = Path("params.yaml")  # what `dvc repro` builds
 TAGS = ("format", "kind")  # the key that tells which type of a union is meant
 LONGEST = 200  # letters of a value that an error shows
 FOLDER = Path("params")  # a file for each dataset, since DVC parses it whole once a stage
@@ -46,7 +45,7 @@ def read_params(kind: type[P], dataset: str, section: str, folder: Path = FOLDER
         wrong; lists every fault.
     """
     path = folder / f"{dataset}.yaml"
-    tree = _read_tree(path)
+    tree = read_yaml(path)
     for step in section.split("."):
         if not isinstance(tree, dict) or step not in tree:
             known = ", ".join(map(str, tree)) if isinstance(tree, dict) else type(tree).__name__
@@ -58,8 +57,8 @@ def read_params(kind: type[P], dataset: str, section: str, folder: Path = FOLDER
     return check_params(kind, tree, path, section)
 
 
-def check_params(kind: type[P], tree: Any, path: Path, section: str) -> P:
-    """The params that `tree` holds, which stands in the file `path` under `section`.
+def check_params(kind: type[P], tree: Any, path: Path, section: str = "") -> P:
+    """The params that `tree` holds: those of the file `path`, or of its `section`.
 
     Raises:
         InputError: Any of its keys is unknown, missing or wrong; lists every fault.
@@ -68,10 +67,11 @@ def check_params(kind: type[P], tree: Any, path: Path, section: str) -> P:
         return kind.model_validate_json(json.dumps(tree))
     except ValidationError as error:
         faults = faults_of(kind, tree, section, error)
-        raise InputError.listing(f"{path}: {len(faults)} fault(s) in {section}", faults) from None
+        where = f" in {section}" if section else ""
+        raise InputError.listing(f"{path}: {len(faults)} fault(s){where}", faults) from None
     except TypeError as error:
         raise InputError(
-            f"{path}: {section}: {error}; expected numbers, strings, lists and maps"
+            f"{path}: {section or 'params'}: {error}; expected numbers, strings, lists and maps"
         ) from error
 
 
@@ -91,20 +91,12 @@ def in_section(kind: type[BaseModel], dataset: str, section: str) -> Iterator[No
         raise InputError(f"{FOLDER / dataset}.yaml: {section}.{error}") from error
 
 
-def read_datasets() -> list[str]:
-    """Names of the datasets that `dvc repro` builds: the list `datasets` of params.yaml.
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file, as DVC reads it.
 
     Raises:
-        InputError: The file cannot be read, or has no such list.
+        InputError: There is no such file, or it is no YAML.
     """
-    tree = _read_tree(FILE)
-    found = tree.get("datasets") if isinstance(tree, dict) else None
-    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-        raise InputError(f"{FILE}: datasets: got {found!r}; expected a list of names")
-    return found
-
-
-def _read_tree(path: Path) -> Any:
     if not path.exists():
         known = sorted(file.stem for file in path.parent.glob("*.yaml"))
         raise InputError(f"{path}: no such file; expected one of {known} in {path.parent}")
@@ -124,7 +116,7 @@ def faults_of(kind: type[BaseModel], tree: Any, name: str, error: ValidationErro
     places = {place for place, _ in found}
     deeper = {place[:end] for place in places for end in range(len(place))}
     return [
-        ".".join([name, *place]) + _wrong(kind, tree, place, fault)
+        ".".join(filter(None, [name, *place])) + _wrong(kind, tree, place, fault)
         for place, fault in found
         if place not in deeper or fault["type"] == "value_error"
     ]
