@@ -6,23 +6,17 @@ INSTALLED := $(VENV)/.installed
 # The stages' `python` is the one of the virtual environment, also where it is not activated.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help repro test lint
+.PHONY: help repro test lint wiring
 
 help:
 	@head -1 Makefile
 
-define SHOW_RESULTS
-from pathlib import Path
-from stages.core.params import read_datasets
-print(Path("metrics/leaderboard.md").read_text(encoding="utf-8"))
-for dataset in read_datasets():
-    print("submission:", Path("data", dataset, "submission.csv"))
-endef
-export SHOW_RESULTS
-
 repro: $(INSTALLED)
-	$(BIN)/python -m stages.tools.build
-	@$(BIN)/python -c "$$SHOW_RESULTS"
+	$(BIN)/verdict repro
+
+# The code deps of dvc.yaml, from the imports.
+wiring: $(INSTALLED)
+	$(BIN)/python -m stages.tools.wiring
 
 # Two processes share the cores: threads that spin while they wait would take them from each other.
 test: $(INSTALLED)

@@ -7,13 +7,12 @@ are fitted on them and the form of the blend is chosen as in the stage. Printed 
 the other rows without a penalty, and what each penalty adds: means over draws, with their errors.
 """
 
-from pathlib import Path
-
 import cyclopts
 import numpy as np
 from speed import row
 
 from stages.core.folds import TRAIN, read_folds
+from stages.core.layout import Layout
 from stages.core.params import read_params
 from stages.core.tables import PREDICTION
 from stages.core.tasks import read_task
@@ -25,11 +24,11 @@ PENALTIES = (0.0, 1.0, 3.0, 10.0, 30.0)
 
 def main(*, dataset: str, rows: list[int], draws: int = 30, seed: int = 0) -> None:
     """Print the table."""
-    data = Path("data", dataset)
-    task = read_task(data / "labels.json")
-    folds = read_folds(data / "folds.parquet", task)
-    names = read_params(ensemble.EnsembleParams, dataset, "ensemble").members
-    stacks = ensemble.read_members(data / "predictions", names, folds.ids, task)
+    layout = Layout(dataset)
+    task = read_task(layout.labels)
+    folds = read_folds(layout.folds, task)
+    names = ensemble.members_of(layout, read_params(ensemble.EnsembleParams, layout).members)
+    stacks = ensemble.read_members(layout, names, folds.ids, task)
     names, stacks = ensemble.leave_out(names, stacks, folds)
     members = stacks[PREDICTION]
     known = (folds.part == TRAIN) & ~np.isnan(members).any(axis=(0, 2))

@@ -32,7 +32,7 @@ import torch
 from stages.core.folds import Folds, read_folds
 from stages.core.tables import ID, read_table
 from stages.core.tasks import Task, read_task
-from stages.evaluation.judging import mean_and_error
+from stages.evaluation.judging import clustered_mean
 from stages.transformer import tokens as tokens_stage
 from stages.transformer.network.backbones import load_tokenizer, locate
 from stages.transformer.network.params import FinetuneParams
@@ -228,7 +228,7 @@ def main(
     print()
     for way in list(ways)[1:]:
         points = 100 * (right["verdict"].astype(float) - right[way])  # of each row
-        mean, error = mean_and_error(points, folds.group[held])
+        mean, error = clustered_mean(points, folds.group[held])
         times = speeds["verdict"] / speeds[way]
         print(f"{times:.2f} times as fast as {way}, accuracy {mean:+.2f} +- {error:.2f} points")
 

@@ -11,31 +11,28 @@ both log losses and times are then of these folds. For text sets with one label.
 
 import time
 import warnings
-from pathlib import Path
 
 import cyclopts
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from stages.core.blocks import read_blocks, read_columns
 from stages.core.folds import read_folds
+from stages.core.layout import Layout
 from stages.core.params import read_params
 from stages.core.tasks import read_task
 from stages.models import logreg
 from stages.models.fitting.crossfit import crossfit
 from stages.models.fitting.design import Encoder
+from stages.models.fitting.train import read_sets
 
 
-def main(*, dataset: str = "goemotions_single", data: Path = Path("data"), peer_folds: int = 5):
+def main(*, dataset: str = "goemotions_single", peer_folds: int = 5):
     """Print a table of CPU seconds and log losses."""
-    params = read_params(logreg.LogregParams, dataset, "logreg")
-    folder = data / dataset
-    task = read_task(folder / "labels.json")
-    folds = read_folds(folder / "augmented/folds.parquet", task)
-    sets = {
-        "tfidf": read_blocks(folder / "tfidf", folds.ids),
-        "style": read_columns(folder / "style.parquet", folds.ids),
-    }
+    layout = Layout(dataset)
+    params = read_params(logreg.LogregParams, layout, logreg.MODEL.name)
+    task = read_task(layout.labels)
+    folds = read_folds(layout.augmented_folds, task)
+    sets = read_sets(layout, ("tfidf", "style"), folds.ids)
     started = time.process_time()
     ours = crossfit(
         task, folds, sets, params.sources(),

@@ -4,15 +4,14 @@
     python benchmarks/speed.py --rows 1000 --rows 2000 --no-peers     # the stages alone
     python benchmarks/speed.py --rows 57000 --no-each --peer-folds 1  # the shortest way to a ratio
 
-Works in temporary copies of the tracked files. First all is built by `stages.tools.build --jobs 2` from
+Works in temporary copies of the tracked files. First all is built by `verdict build --jobs 2` from
 the raw files of the demo; then each stage's command of dvc.yaml runs as it stands, in order, one at
 a time, and then each peer of benchmarks/peers.py on the same rows and folds. Of a peer that is
 cross-fitted, `--peer-folds` are fitted and the time of the others is taken to be the same; log
 losses are of these folds. Models that average several seeds have one here, as the peers do. CPU
 seconds and peak memory are those of all processes of a stage (their resident sets, sampled every
-0.1 s; shared pages count twice, mapped files count). `start-up` is what the imports of a stage take
-(`python -X importtime` on a demo of 200 rows, one worker), `growth` the power of the rows with
-which its CPU seconds grow between the two largest sizes.
+0.1 s; shared pages count twice, mapped files count). `growth` is the power of the rows with which
+its CPU seconds grow between the two largest sizes.
 Transformers are left out: they have benchmarks of their own. fastText and AutoGluon, where they are
 installed, are outside the sum.
 """
@@ -20,8 +19,6 @@ installed, are outside the sum.
 import importlib.util
 import json
 import math
-import os
-import re
 import shutil
 import subprocess
 import sys
@@ -38,7 +35,9 @@ import psutil
 from dvc.repo import Repo
 from ruamel.yaml import YAML
 
+from stages.core.build import judged_models
 from stages.core.folds import read_folds
+from stages.core.layout import Layout
 from stages.core.tables import by_id, read_table
 from stages.core.tasks import read_task
 
@@ -48,8 +47,6 @@ PEERS_IN_ORDER = (
     "tfidf", "logreg", "svm", "word2vec", "forest", "xgb", "lgbm", "mlp", "mean"
 )  # fmt: skip
 BESIDE = tuple(filter(importlib.util.find_spec, ("fasttext", "autogluon")))
-SMALL = 200  # rows with which start-up is measured
-IMPORT = re.compile(r"^import time:\s+(\d+) \|", re.MULTILINE)
 
 
 @dataclass
@@ -77,14 +74,12 @@ def copy(rows: int) -> Iterator[Path]:
         subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
         yaml = YAML()
         lists = yaml.load(folder / "params.yaml")
+        lists["build"]["backbones"] = []
+        yaml.dump(lists, folder / "params.yaml")
         params = folder / "params" / "demo.yaml"
         tree = yaml.load(params)
         tree["demo"]["train_rows"] = rows
         tree["split"]["max_leak_share"] = 0.1  # of few rows, one more or less
-        members = tree["ensemble"]["members"]
-        tree["ensemble"]["members"] = [m for m in members if m not in lists["backbones"]]
-        for backbone in lists["backbones"]:
-            tree["finetune"][backbone]["folds"] = []
         for model in ("lgbm", "mlp"):
             tree[model]["seeds"] = 1
         yaml.dump(tree, params)
@@ -92,16 +87,9 @@ def copy(rows: int) -> Iterator[Path]:
 
 
 def commands_of(folder: Path) -> dict[str, str]:
-    """The commands of the stages, in order, without those of transformers."""
-    backbones = list(YAML().load(folder / "params.yaml")["backbones"])
+    """The commands of the stages, in order."""
     with Repo(folder) as repo:
         found = {stage.name: stage.cmd for stage in repo.index.stages}
-    for backbone in backbones:
-        found = {
-            name: command.replace(f" --models {backbone}", "")
-            for name, command in found.items()
-            if not name.endswith(f"-{backbone}")
-        }
     return {name: c.replace("python ", f"{sys.executable} ", 1) for name, c in found.items()}
 
 
@@ -128,27 +116,11 @@ def measure(command: str, folder: Path) -> Spent:
     return spent
 
 
-def start_ups() -> dict[str, float]:
-    """Seconds that each stage imports."""
-    found = {}
-    environment = os.environ | {"PYTHONPROFILEIMPORTTIME": "1", "VERDICT_WORKERS": "1"}
-    environment |= {"VERDICT_TRACKING": "off"}  # the mirror is a process of its own
-    with copy(SMALL) as folder:
-        for name, command in commands_of(folder).items():
-            done = subprocess.run(
-                command, shell=True, cwd=folder, env=environment, capture_output=True, text=True
-            )
-            if done.returncode:
-                sys.exit(done.stderr[-2000:])
-            found[name] = sum(map(int, IMPORT.findall(done.stderr))) / 1e6
-    return found
-
-
 def build(folder: Path) -> Spent:
-    """What `stages.tools.build --jobs 2` takes from raw files, transformers tuned on no fold."""
+    """What `verdict build --jobs 2` takes from raw files, transformers tuned on no fold."""
     for words in (["init", "-q", "-f"], ["repro", "-q", "demo"]):
         subprocess.run([sys.executable, "-m", "dvc", *words], cwd=folder, check=True)
-    return measure(f"{sys.executable} -m stages.tools.build --jobs 2", folder)
+    return measure(f"{sys.executable} -m stages.cli build --jobs 2", folder)
 
 
 def run_peer(name: str, folder: Path, n_folds: int) -> tuple[Spent, dict[str, float]]:
@@ -164,18 +136,16 @@ def run_peer(name: str, folder: Path, n_folds: int) -> tuple[Spent, dict[str, fl
 
 def our_losses(folder: Path, n_folds: int) -> dict[str, float]:
     """Out-of-fold log loss of each model on the first `n_folds` folds."""
-    data = folder / "data/demo"
-    task = read_task(data / "labels.json")
-    folds = read_folds(data / "folds.parquet", task)
+    layout = Layout("demo", folder)
+    task = read_task(layout.labels)
+    folds = read_folds(layout.folds, task)
     rows = np.concatenate([folds.held(number) for number in folds.numbers[:n_folds]])
     ids, found = folds.ids.iloc[rows], {}
-    backbones = YAML().load(folder / "params.yaml")["backbones"]
-    for file in sorted((data / "predictions").glob("*.parquet")):
-        if file.stem in backbones:
-            continue
+    for name in judged_models(layout):
+        file = layout.predictions(name)
         table = by_id(read_table(file), ids, file)
         p = table[[f"p_{name}" for name in task.classes]].to_numpy()
-        found[file.stem] = float(task.row_losses(folds.targets[rows], p).mean())
+        found[name] = float(task.row_losses(folds.targets[rows], p).mean())
     return found
 
 
@@ -187,10 +157,10 @@ def growth(seconds: list[float], rows: list[int]) -> str:
     return f"{math.log(large / small) / math.log(rows[-1] / rows[-2]):.2f}"
 
 
-def line(name: str, spent: list[Spent], sizes: list[int], last: str) -> str:
+def line(name: str, spent: list[Spent], sizes: list[int]) -> str:
     """A row of the table: what each size took, and the growth from size to size."""
     cells = [f"{s.wall:.1f}, {s.cpu:.1f}, {s.gigabytes:.2f}" for s in spent]
-    return row([name, *cells, growth([s.cpu for s in spent], sizes), last])
+    return row([name, *cells, growth([s.cpu for s in spent], sizes)])
 
 
 def row(cells: list[str]) -> str:
@@ -202,7 +172,6 @@ def main(
 ) -> None:
     """Print the table for demos of `rows` train rows."""
     sizes = sorted(rows or [1000, 10_000, 57_000])
-    imports = start_ups()
     whole: list[Spent] = []
     stages: dict[str, list[Spent]] = {}
     others: dict[str, list[tuple[Spent, dict[str, float]]]] = {}
@@ -216,25 +185,24 @@ def main(
             for name in [*PEERS_IN_ORDER, *BESIDE] if peers else ():
                 others.setdefault(name, []).append(run_peer(name, folder, peer_folds))
 
-    print("", row(["", *(f"{n:,} rows: wall s, CPU s, GB" for n in sizes), "growth", "start-up s"]))
-    print(row(["---", *["---:"] * (len(sizes) + 2)]))
+    print("", row(["", *(f"{n:,} rows: wall s, CPU s, GB" for n in sizes), "growth"]))
+    print(row(["---", *["---:"] * (len(sizes) + 1)]))
 
     for name, spent in stages.items():
-        print(line(name, spent, sizes, f"{imports[name]:.2f}"))
-    total = f"{sum(imports.values()):.2f}"
+        print(line(name, spent, sizes))
     if stages:
-        print(line("all stages", summed(stages), sizes, total))
-    print(line("stages.tools.build --jobs 2", whole, sizes, total))
+        print(line("all stages", summed(stages), sizes))
+    print(line("verdict build --jobs 2", whole, sizes))
     for name, found in others.items():
-        print(line(f"peer: {name}", [spent for spent, _ in found], sizes, ""))
+        print(line(f"peer: {name}", [spent for spent, _ in found], sizes))
     if others:
         all_peers = summed({n: [spent for spent, _ in others[n]] for n in PEERS_IN_ORDER})
-        print(line("all peers", all_peers, sizes, ""))
+        print(line("all peers", all_peers, sizes))
         ratios = [
             f"{theirs.wall / ours.wall:.1f}, {theirs.cpu / ours.cpu:.1f}"
             for ours, theirs in zip(whole, all_peers, strict=True)
         ]
-        print(row(["times as fast as all peers", *ratios, "", ""]))
+        print(row(["times as fast as all peers", *ratios, ""]))
     print(f"\n| log loss, {peer_folds} folds |", " | ".join(f"{n:,} rows" for n in sizes), "|")
     print(row(["---", *["---:"] * len(sizes)]))
     for name in losses[0]:

@@ -10,18 +10,19 @@ scikit-learn was given our vocabulary, since the norm of a row is one of all its
 """
 
 import time
-from pathlib import Path
 
 import cyclopts
 import numpy as np
 from scipy import sparse
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 
+from stages.core.idf import fit_idf, weigh
+from stages.core.layout import Layout
+from stages.core.matrices import Block
 from stages.core.params import read_params
 from stages.core.tables import read_table
-from stages.core.tasks import Block, read_task
+from stages.core.tasks import read_task
 from stages.features import tfidf
-from stages.features.idf import fit_idf, weigh
 
 
 def ours(texts, params):
@@ -68,17 +69,17 @@ def totals(texts, names, params):
 
 
 def main(
-    *, dataset: str = "demo", data: Path = Path("data"), texts: int = 10**9,
+    *, dataset: str = "demo", texts: int = 10**9,
     words: tuple[int, int] = (1, 2), characters: tuple[int, int] = (2, 5),
 ) -> None:  # fmt: skip
     """Print a table of seconds, and what differs."""
-    given = read_params(tfidf.TfidfParams, dataset, "tfidf").model_dump(mode="json")
+    layout = Layout(dataset)
+    given = read_params(tfidf.TfidfParams, layout).model_dump(mode="json")
     given["words"] |= dict(zip(("shortest", "longest"), words, strict=True))
     given["characters"] |= dict(zip(("shortest", "longest"), characters, strict=True))
     params = tfidf.TfidfParams(**given)
-    folder = data / dataset
-    clean = read_table(folder / "clean.parquet")
-    columns = read_task(folder / "labels.json").text_columns
+    clean = read_table(layout.clean)
+    columns = read_task(layout.labels).text_columns
     taken = [text for column in columns for text in clean[column].tolist()][:texts]
     ours(taken[:10], tfidf.TfidfParams(**(given | {
         kind: given[kind] | {"min_df": 1} for kind in ("words", "characters")

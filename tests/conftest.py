@@ -8,7 +8,8 @@ import pytest
 from scipy import sparse
 
 from stages.core.folds import NO_FOLD, TEST, TRAIN, Folds
-from stages.core.tasks import Block, Preference
+from stages.core.matrices import Block
+from stages.core.tasks import Preference
 from tests.trained import BACKBONE, load_tiny, train
 
 N_GROUPS, N_TEST = 36, 9

@@ -31,7 +31,7 @@ def cells(table):
 @pytest.fixture
 def dataset(tmp_path):
     """A set of 60 texts with one class each, as the pipeline writes it, and a tiny backbone."""
-    path = ROOT / "tests/finetune/tiny.py"
+    path = ROOT / "tests/transformer/tiny.py"
     spec = importlib.util.spec_from_file_location("tiny", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

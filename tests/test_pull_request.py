@@ -1,12 +1,11 @@
 """What the workflows do, on disk: a bare repository, a DVC remote, branches, clones without cache.
 
-The steps are those of .github/workflows/, word for word; the stage `score` is that of dvc.yaml. Two
-quick models stand in for the real ones.
+The steps are those of .github/workflows/, word for word; the stages `score` and `leaderboard` are
+those of dvc.yaml. Two quick models stand in for the real ones.
 """
 
 import json
 import os
-import re
 import shutil
 import stat
 import sys
@@ -64,9 +63,10 @@ else:
 table = rows[["id"]].assign(part="oof")
 table[["p_a", "p_b", "p_tie"]], table[["swapped_p_a", "swapped_p_b", "swapped_p_tie"]] = (
     p, p[:, [1, 0, 2]])
-table.to_parquet(f"data/demo/predictions/{model}.parquet")
+table.to_parquet(f"data/demo/{'' if model == 'ensemble' else 'predictions/'}{model}.parquet")
 with open(f"metrics/cost/demo/{model}.json", "w") as file:
-    json.dump({"wall_seconds": sharpness}, file)
+    keys = ["cpu_seconds", "peak_memory_mb", "fitted_size_mb", "predict_ms_per_row"]
+    json.dump({"wall_seconds": sharpness} | dict.fromkeys(keys, 1.0), file)
 """
 
 
@@ -75,10 +75,8 @@ def read(name):
 
 
 def pipeline():
-    """A stage that makes rows, two models, their mean, and the real stage that scores."""
-    score = read("dvc.yaml")["stages"]["score"]
-    given = " ".join(f"--models {model}" for model in [*MODELS, "ensemble"])
-    score["cmd"] = re.sub(r"(--models \w+ )+", f"{given} ", score["cmd"])
+    """A stage that makes rows, two models, their mean, and the real ones that score them."""
+    real = read("dvc.yaml")["stages"]
     predictions = "data/demo/predictions"
     return {
         "rows": {
@@ -92,15 +90,18 @@ def pipeline():
             "cmd": "python model.py ${item.model}",
             "deps": ["model.py", "data/demo/rows.parquet"],
             "params": [{"params/demo.yaml": ["${item.model}"]}],
-            "outs": [f"{predictions}/${{item.model}}.parquet"],
-            "metrics": [{"metrics/cost/demo/${item.model}.json": {"cache": False}}],
+            "outs": [
+                f"{predictions}/${{item.model}}.parquet",
+                "metrics/cost/demo/${item.model}.json",
+            ],
         },
         "ensemble": {
             "cmd": f"python model.py ensemble {' '.join(MODELS)}",
             "deps": ["model.py", *(f"{predictions}/{model}.parquet" for model in MODELS)],
-            "outs": [f"{predictions}/ensemble.parquet"],
+            "outs": ["data/demo/ensemble.parquet", "metrics/cost/demo/ensemble.json"],
         },
-        "score": score,
+        "score": real["score"],
+        "leaderboard": real["leaderboard"],
     }
 
 
@@ -124,7 +125,10 @@ def origin(tmp_path_factory):
         (author.folder / name).write_text(text, encoding="utf-8")
     yaml = YAML()
     yaml.dump({"stages": pipeline()}, author.folder / "dvc.yaml")
-    yaml.dump({"datasets": ["demo"]}, author.folder / "params.yaml")
+    groups = {"linear": ["svm"], "dense": ["mlp"], "latent": [], "backbones": []}
+    curves = {"datasets": [], "models": []}
+    built = {"datasets": ["demo"], "build": groups, "learning_curves": curves}
+    yaml.dump(built, author.folder / "params.yaml")
     (author.folder / "params").mkdir()
     yaml.dump({model: {"sharpness": 0.5} for model in MODELS}, author.folder / "params/demo.yaml")
     (top / "origin").mkdir()
@@ -242,11 +246,13 @@ def test_branches_that_touch_different_models_merge_as_the_readme_says(origin, t
     assert status == 0, output
     # the other branch's model comes from the run cache; DVC keeps no stage there that has an out
     # with `cache: false`, as score has
-    assert ran(output) == ["ensemble", "score@demo"]
+    assert ran(output) == ["ensemble", "score@demo", "leaderboard"]
     assert project.repro() == []
-    for branch, model in (("sharper", "svm"), ("blunter", "mlp")):
-        paths = f"metrics/losses/demo/{model}.parquet", f"metrics/cost/demo/{model}.json"
-        project.git("diff", "--exit-code", branch, "HEAD", "--", *paths)
+    for branch, model, sharpness in (("sharper", "svm", 0.8), ("blunter", "mlp", 0.2)):
+        path = f"metrics/losses/demo/{model}.parquet"
+        project.git("diff", "--exit-code", branch, "HEAD", "--", path)
+        cost = json.loads((project.folder / f"metrics/cost/demo/{model}.json").read_text())
+        assert cost["wall_seconds"] == sharpness
 
 
 # ---- the comment

@@ -10,6 +10,7 @@ import pandas as pd
 from scipy import sparse
 
 from stages.core.errors import InputError
+from stages.core.matrices import Block, Matrix
 from stages.core.tables import (
     ID,
     atomic,
@@ -20,7 +21,6 @@ from stages.core.tables import (
     write_json,
     write_table,
 )
-from stages.core.tasks import Block, Matrix
 
 CSR = ("data", "indices", "indptr")  # the arrays of a sparse matrix
 MOST = np.iinfo(np.int32).max  # values of a sparse matrix whose places take 32 bits

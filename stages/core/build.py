@@ -10,7 +10,7 @@ from stages.core.errors import InputError
 from stages.core.layout import ENSEMBLE, PARAMS, Layout
 from stages.core.params import Params, check_params, each_once, read_yaml
 
-NAME = re.compile(r"(?=.*[A-Za-z_-])[A-Za-z0-9_-]+")
+NAME = re.compile(r"(?=.*[A-Za-z_])[A-Za-z0-9_][A-Za-z0-9_-]*")
 WORDS = {"null", "true", "false"}  # what YAML and DVC take for something else than a name
 
 

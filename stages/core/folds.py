@@ -9,8 +9,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from stages.core.errors import InputError
+from stages.core.matrices import Floats
 from stages.core.tables import FOLD, GROUP, ID, PART, TARGET, read_table
-from stages.core.tasks import Floats, Task
+from stages.core.tasks import Task
 
 TRAIN = "train"
 DEV = "dev"  # labelled, scored apart, never trained on

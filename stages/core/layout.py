@@ -5,6 +5,7 @@ from pathlib import Path
 ENSEMBLE = "ensemble"  # the name of the blend, beside those of the models
 PARAMS = Path("params.yaml")  # which datasets, models and backbones `dvc repro` builds
 CHECKED = Path("data/checked.txt")  # written once the names in params.yaml were found to be sound
+USED_PARAMS = Path("data/used_params")  # what stands in params/, with all defaults
 LEADERBOARD = Path("metrics/leaderboard.csv")
 LEADERBOARD_TEXT = Path("metrics/leaderboard.md")
 LEARNING_CURVES = Path("metrics/learning_curves")
@@ -22,8 +23,9 @@ class Layout:
         data, metrics = root / "data" / dataset, root / "metrics"
         own = f"{dataset}.json"
         self.dataset, self.root = dataset, root
-        self._data, self._metrics = data, metrics
+        self._data, self._metrics, self._models = data, metrics, root / "models" / dataset
         self.params = root / "params" / f"{dataset}.yaml"
+        self.used_params = root / USED_PARAMS / own
         # what the user brings, and what `ingest` makes of it
         self.raw = root / "data" / "raw" / dataset
         self.rows = data / "rows.parquet"
@@ -38,23 +40,18 @@ class Layout:
         self.augmented_folds = data / "augmented" / "folds.parquet"
         self.augment = metrics / "augment" / own
         self.clean = data / "clean.parquet"
-        # what all models share
-        self.all_features = data / "features"
-        self.all_predictions = data / "predictions"
-        self.models = root / "models" / dataset
-        self.costs = metrics / "cost" / dataset
         # the ensemble and what follows it
         self.weights = metrics / "weights" / own
         self.audit = metrics / "audit" / own
         self.cascade = metrics / "cascade" / own
         self.cascade_curve = metrics / "cascade_curves" / f"{dataset}.csv"
         self.report = metrics / "report" / f"{dataset}.html"
-        self.card = self.models / "README.md"
+        self.card = self._models / "README.md"
         self.submission = data / "submission.csv"
 
     def features(self, name: str) -> Path:
         """A feature set: a folder of blocks, or the table of `style`."""
-        return self.all_features / (f"{name}.parquet" if name == "style" else name)
+        return self._data / "features" / (f"{name}.parquet" if name == "style" else name)
 
     def tokens(self, backbone: str) -> Path:
         """Token ids of all rows for a backbone."""
@@ -66,13 +63,13 @@ class Layout:
 
     def model(self, name: str) -> Path:
         """The folder of a fitted model."""
-        return self.models / name
+        return self._models / name
 
     def predictions(self, model: str) -> Path:
         """Predictions of a model, or of the ensemble, which is not among its own members."""
         if model == ENSEMBLE:
             return self._data / "ensemble.parquet"
-        return self.all_predictions / f"{model}.parquet"
+        return self._data / "predictions" / f"{model}.parquet"
 
     def trials(self, model: str) -> Path:
         """The trials of a model's search."""
@@ -88,7 +85,7 @@ class Layout:
 
     def cost(self, model: str) -> Path:
         """What a model took to train and takes to predict."""
-        return self.costs / f"{model}.json"
+        return self._metrics / "cost" / self.dataset / f"{model}.json"
 
     def scores(self, model: str) -> Path:
         """The metrics of a model."""

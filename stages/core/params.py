@@ -1,41 +1,51 @@
-"""One strict, typed section of a dataset's params file."""
+"""One strict, typed section of a dataset's params file.
+
+A param that a file leaves out has the default of its class. The class stands in a module of its
+stage, or in the core: DVC runs the stage again when a default changes.
+"""
 
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from stages.core.errors import InputError
+from stages.core.layout import Layout
 
 TAGS = ("format", "kind")  # the key that tells which type of a union is meant
 LONGEST = 200  # letters of a value that an error shows
-FOLDER = Path("params")  # a file for each dataset, since DVC parses it whole once a stage
 
 
 class Params(BaseModel):
-    """Base of all params classes: no coercion, no unknown key, no change after reading."""
+    """Base of all params classes: no coercion, no unknown key, no change after reading.
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+    A class that stands for one section of a dataset's file names it as its `section`.
+    """
+
+    model_config = ConfigDict(
+        strict=True, frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True
+    )
+    section: ClassVar[str]
 
 
-P = TypeVar("P", bound=BaseModel)
+P = TypeVar("P", bound=Params)
 V = TypeVar("V")
 
 
 def each_once(values: tuple[V, ...]) -> tuple[V, ...]:
     """The values of a param, for `AfterValidator`, if they differ."""
     if len(set(values)) < len(values):
-        raise ValueError("one stands twice; expected each once")
+        raise ValueError("duplicate value")
     return values
 
 
-def read_params(kind: type[P], dataset: str, section: str, folder: Path = FOLDER) -> P:
-    """Read and check a section of `<folder>/<dataset>.yaml`; dots in `section` go deeper.
+def read_params(kind: type[P], layout: Layout, section: str | None = None) -> P:
+    """Read and check a section of a dataset's file: `section`, or the one that the class names.
 
     ruamel.yaml reads YAML 1.2 as DVC does, where PyYAML takes `2e-5` for a string. Validation runs
     in JSON mode, so that a list becomes a tuple and a quoted number is refused.
@@ -44,7 +54,16 @@ def read_params(kind: type[P], dataset: str, section: str, folder: Path = FOLDER
         InputError: The file or the section is missing, or any of its keys is unknown, missing or
         wrong; lists every fault.
     """
-    path = folder / f"{dataset}.yaml"
+    name = kind.section if section is None else section
+    return check_params(kind, read_section(layout.params, name), layout.params, name)
+
+
+def read_section(path: Path, section: str) -> Any:
+    """What a section of a YAML file holds; dots in `section` go deeper.
+
+    Raises:
+        InputError: The file or the section is missing.
+    """
     tree = read_yaml(path)
     for step in section.split("."):
         if not isinstance(tree, dict) or step not in tree:
@@ -54,7 +73,7 @@ def read_params(kind: type[P], dataset: str, section: str, folder: Path = FOLDER
                 "expected a section of that name"
             )
         tree = tree[step]
-    return check_params(kind, tree, path, section)
+    return tree
 
 
 def check_params(kind: type[P], tree: Any, path: Path, section: str = "") -> P:
@@ -76,11 +95,11 @@ def check_params(kind: type[P], tree: Any, path: Path, section: str = "") -> P:
 
 
 @contextmanager
-def in_section(kind: type[BaseModel], dataset: str, section: str) -> Iterator[None]:
-    """Put the file and `section` before an `InputError` that begins with a key of `kind`.
+def in_section(kind: type[Params], layout: Layout, section: str | None = None) -> Iterator[None]:
+    """Put the file and the section before an `InputError` that begins with a key of `kind`.
 
     Some faults show only where params meet data or a network, in code that does not know which
-    section its params come from.
+    section its params come from. The section is that of the class where none is given.
     """
     try:
         yield
@@ -88,7 +107,8 @@ def in_section(kind: type[BaseModel], dataset: str, section: str) -> Iterator[No
         key = str(error).partition(":")[0].partition(".")[0]
         if key not in kind.model_fields:
             raise
-        raise InputError(f"{FOLDER / dataset}.yaml: {section}.{error}") from error
+        name = kind.section if section is None else section
+        raise InputError(f"{layout.params}: {name}.{error}") from error
 
 
 def read_yaml(path: Path) -> Any:

@@ -1,35 +1,16 @@
-"""The predictions table: the narrow waist between models and everything behind them."""
+"""The predictions table: all that the later stages know of a model."""
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 
-from stages.core.errors import InputError
 from stages.core.folds import AUGMENTED, TRAIN, Folds
+from stages.core.matrices import Floats
 from stages.core.tables import ID, PART
-from stages.core.tasks import Floats, Task
+from stages.core.tasks import Task
 
 OOF = "oof"  # part of the rows that were predicted out of fold
-
-
-def check_models(names: Iterable[str], folder: Path, param: str) -> None:
-    """That each model that a param names has predictions in `folder`.
-
-    Raises:
-        InputError: Some have none; it names the `param`.
-    """
-    known = sorted(path.stem for path in folder.glob("*.parquet"))
-    if unknown := [name for name in names if name not in known]:
-        raise InputError(
-            f"{param}: no predictions in {folder}, got {unknown}; expected some of {known}"
-        )
-
-
-def weights_of(blend: Mapping[str, float]) -> dict[str, float]:
-    """The weight of each member, of what the ensemble wrote: their own log losses stand there."""
-    return {name: weight for name, weight in blend.items() if f"{name}_log_loss" in blend}
 
 
 def prediction_table(folds: Folds, task: Task, values: Mapping[str, Floats]) -> pd.DataFrame:

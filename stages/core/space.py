@@ -15,7 +15,7 @@ class Range(Params):
 
     low: int | float
     high: int | float
-    log: bool
+    log: bool = False
 
     @model_validator(mode="after")
     def _is_range(self) -> "Range":

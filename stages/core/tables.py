@@ -3,7 +3,7 @@
 import json
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -130,20 +130,38 @@ def write_json(content: Mapping[str, Any], path: Path) -> None:
     """Write JSON with its keys in the order given.
 
     Raises:
-        ValueError: A number is NaN or infinite (no valid JSON, and DVC would drop it).
+        ValueError: A number is NaN or infinite, at any depth: JSON has no such numbers, and DVC
+            would drop them. Names the keys that lead to each, joined by dots.
     """
-    bad = [
-        key
-        for key, value in content.items()
-        if isinstance(value, float) and not math.isfinite(value)
-    ]
-    if bad:
+    if bad := [".".join(place) for place in _not_finite(content)]:
         raise ValueError(f"{path}: must be finite: {bad}")
     with atomic(path) as temporary:
         temporary.write_text(
             json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
             encoding="utf-8",
         )
+
+
+def _not_finite(value: Any) -> Iterator[tuple[str, ...]]:
+    """The keys, from the outside in, that lead to each number that is NaN or infinite."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield ()
+    if isinstance(value, Mapping):
+        items: Iterable[tuple[Any, Any]] = value.items()
+    else:
+        items = enumerate(value) if isinstance(value, list | tuple) else ()
+    for key, inner in items:
+        for place in _not_finite(inner):
+            yield (str(key), *place)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested mapping as one level, keys joined by dots, as DVC shows metrics and params."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        inner = isinstance(value, Mapping)
+        flat |= flatten(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return flat
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -10,19 +10,17 @@ A preference is symmetric: exchanging the two answers must exchange the probabil
 both orders and average both orders when they predict.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from stages.core.errors import InputError
+from stages.core.matrices import Block, Design, Floats, Matrix, cosine, hstack, is_sparse
 from stages.core.tables import read_json
 
-Floats: TypeAlias = npt.NDArray[np.floating[Any]]
-Matrix: TypeAlias = Any  # a dense array or a CSR matrix; scipy.sparse has no types
 Part: TypeAlias = Literal["difference", "magnitude", "sum", "prompt", "text"]
 
 PAIR = "pair"  # key of even features of both answers at once, such as their cosine
@@ -31,43 +29,22 @@ SMALLEST = 1e-15  # probabilities are clipped to this before their logarithm is 
 BOUND = 1e-6  # the same where they become scores: one member's 0 must not silence the others
 
 
-@dataclass(frozen=True)
-class Block:
-    """Features of one text column: a matrix `(n_rows, n_features)` and the names of its columns."""
-
-    X: Matrix
-    names: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Design:
-    """A design matrix `(n_rows, n_odd + n_even)`: the odd columns first."""
-
-    X: Matrix
-    n_odd: int
-
-    def join(self, other: "Design") -> "Design":
-        """Both designs side by side, odd columns first again."""
-        left, right = self.n_odd, other.n_odd
-        blocks = [self.X, other.X]
-        if right and left < self.X.shape[1]:
-            blocks = [self.X[:, :left], other.X[:, :right], self.X[:, left:], other.X[:, right:]]
-        return Design(hstack(blocks), left + right)
-
-
 class Task:
     """A task with its ordered classes; as it stands one class a row, and no swap.
 
     Targets and predictions are `(n_rows, n_classes)` in the order of the classes. Where the classes
     are `exclusive`, rows sum to 1; else each column is a probability on its own. `parts` are what
-    `design` can build. Only a `symmetric` task has a swap; the others are their own exchange.
+    `design` can build, `usual_parts` those that it builds where the params name none. Only a
+    `symmetric` task has a swap; the others are their own exchange.
     """
 
     kind: ClassVar[str]
     text_columns: ClassVar[tuple[str, ...]]
     parts: ClassVar[tuple[Part, ...]]
+    usual_parts: ClassVar[tuple[Part, ...]]
     symmetric: ClassVar[bool] = False
     exclusive: ClassVar[bool] = True
+    may_lack_classes: ClassVar[bool] = False  # whether no train row need have some class
 
     def __init__(self, classes: tuple[str, ...]) -> None:
         if not classes or len(set(classes)) < len(classes):
@@ -75,6 +52,13 @@ class Task:
                 f"classes: got {list(classes)}; expected at least one, and each name once"
             )
         self.classes = classes
+
+    def has_classes(self, targets: Floats) -> npt.NDArray[np.bool_]:
+        """Which classes rows of (soft) targets `(n_rows, n_classes)` have: the likeliest one."""
+        likeliest: npt.NDArray[np.bool_] = np.eye(len(self.classes), dtype=bool)[
+            targets.argmax(axis=1)
+        ]
+        return likeliest
 
     def swap_classes(self, values: Floats) -> Floats:
         """Targets or probabilities `(n_rows, n_classes)` of the exchanged rows."""
@@ -170,6 +154,7 @@ class SingleLabel(Task):
     kind = "single_label"
     text_columns = (TEXT,)
     parts = ("text",)
+    usual_parts = ("text",)
 
 
 class MultiLabel(Task):
@@ -181,7 +166,12 @@ class MultiLabel(Task):
     kind = "multi_label"
     text_columns = (TEXT,)
     parts = ("text",)
+    usual_parts = ("text",)
     exclusive = False
+
+    def has_classes(self, targets: Floats) -> npt.NDArray[np.bool_]:
+        """Which classes rows of (soft) targets have: all of one half and more."""
+        return targets >= 0.5
 
     def link(self, scores: Floats) -> Floats:
         """Probabilities `(n_rows, n_classes)` from scores (log-odds) of that shape."""
@@ -228,7 +218,9 @@ class Preference(Task):
     kind = "preference"
     text_columns = ("prompt", "response_a", "response_b")
     parts = ("difference", "magnitude", "sum", "prompt")
+    usual_parts = ("difference",)
     symmetric = True
+    may_lack_classes = True  # some judges never call a tie
     swapped: ClassVar[Mapping[str, str]] = {"response_a": "response_b", "response_b": "response_a"}
 
     def __init__(self, classes: tuple[str, ...] = ("a", "b", "tie")) -> None:
@@ -317,63 +309,6 @@ class Preference(Task):
             turned.data *= sign[turned.indices]
             return turned
         return np.hstack([-X[:, :n_odd], X[:, n_odd:]])
-
-
-def cosine(a: Floats, b: Floats) -> Floats:
-    """Cosine of the rows of two matrices `(n_rows, size)`: `(n_rows,)`, 0 where a vector is 0."""
-    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    cosines: Floats = np.zeros_like(lengths)
-    np.divide(np.einsum("ij,ij->i", a, b), lengths, out=cosines, where=lengths > 0)
-    return cosines
-
-
-def is_sparse(X: Matrix) -> bool:
-    """Whether a matrix is no dense array (a stage that has none need not import scipy)."""
-    return not isinstance(X, np.ndarray)
-
-
-def n_bytes(X: Matrix) -> int:
-    """The memory that the values of a matrix take, with their places where it is sparse (CSR)."""
-    parts = (X.data, X.indices, X.indptr) if is_sparse(X) else (X,)
-    return sum(int(part.nbytes) for part in parts)
-
-
-def hstack(blocks: list[Matrix]) -> Matrix:
-    """Matrices side by side; sparse (CSR) if any of them is."""
-    if len(blocks) == 1:
-        return blocks[0]
-    if any(is_sparse(block) for block in blocks):
-        from scipy import sparse
-
-        # With a dense block among them, hstack would go through triplets: twice the memory
-        return sparse.hstack([sparse.csr_matrix(block) for block in blocks], format="csr")
-    return np.hstack(blocks)
-
-
-def grow(first: Matrix, others: Iterable[Matrix]) -> Matrix:
-    """Matrices one upon the other, each let go before the next one is made."""
-    if not is_sparse(first):
-        return np.vstack([first, *others])
-    from scipy import sparse
-
-    data, indices, lengths = first.data.copy(), first.indices.copy(), [np.diff(first.indptr)]
-    for X in others:
-        n = len(data)
-        for array, more in ((data, X.data), (indices, X.indices)):
-            array.resize(n + X.nnz, refcheck=False)  # moves pages, copies none
-            array[n:] = more
-        lengths.append(np.diff(X.indptr))
-    starts = np.append(0, np.cumsum(np.concatenate(lengths), dtype=np.int64))
-    return sparse.csr_matrix((data, indices, starts), shape=(len(starts) - 1, first.shape[1]))
-
-
-def vstack(blocks: list[Matrix]) -> Matrix:
-    """Matrices one upon the other; sparse (CSR) if any of them is."""
-    if any(is_sparse(block) for block in blocks):
-        from scipy import sparse
-
-        return sparse.vstack(blocks, format="csr")
-    return np.vstack(blocks)
 
 
 TASKS: dict[str, type[Task]] = {

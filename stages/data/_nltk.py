@@ -6,8 +6,8 @@ from typing import Any
 from stages.core.errors import InputError
 
 GET_WORDNET = (
-    "get it with `python -m nltk.downloader wordnet`, or fit Debian's package wordnet-base "
-    "into NLTK's layout: `python -m stages.tools.wordnet --from /usr/share/wordnet --to ~/nltk_data`"
+    "get it with `python -m nltk.downloader wordnet`, or fit Debian's package wordnet-base into "
+    "NLTK's layout: `verdict wordnet --from /usr/share/wordnet --to ~/nltk_data`"
 )
 
 

@@ -1,4 +1,4 @@
-r"""Level the classes of the train part with varied copies of the rows of rarer ones.
+"""Level the classes of the train part with varied copies of the rows of rarer ones.
 
 In: rows and folds. Out: both again, with the copies behind them. On request the text of every row
 first gets a word for what the amounts in it did (`_comparisons.py`; `predict` does the same). A
@@ -10,17 +10,13 @@ A copy differs from its source by one of the operations of EDA (Wei and Zou 2019
 words replaced by a WordNet synonym, pairs of words swapped, words deleted. A row of several labels
 is copied with all of them. `data/<dataset>/augmented/` is what features and models read.
 
-    python -m stages.data.augment --dataset demo --labels data/demo/labels.json \
-        --rows data/demo/rows.parquet --folds data/demo/folds.parquet \
-        --rows-out data/demo/augmented/rows.parquet --folds-out data/demo/augmented/folds.parquet \
-        --metrics metrics/augment/demo.json
+    python -m stages.data.augment --dataset demo
 """
 
 import logging
 import re
 from collections.abc import Callable, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -30,6 +26,7 @@ from pydantic import Field, model_validator
 from tqdm import tqdm
 
 from stages.core.folds import AUGMENTED, read_folds
+from stages.core.layout import Layout
 from stages.core.params import Params, read_params
 from stages.core.tables import ID, PART, by_id, read_table, write_json, write_table
 from stages.core.tasks import read_task
@@ -50,9 +47,9 @@ class VariationParams(Params):
     Wei and Zou (2019) advise 0.05 for many texts and 0.1 for few. `synonyms` needs WordNet.
     """
 
-    synonyms: Share
-    swaps: Share
-    deletions: Share
+    synonyms: Share = 0.0
+    swaps: Share = 0.0
+    deletions: Share = 0.0
 
     @model_validator(mode="after")
     def _some(self) -> "VariationParams":
@@ -69,11 +66,13 @@ class AugmentParams(Params):
     copies of a row.
     """
 
-    comparisons: bool
-    variation: VariationParams | None
-    level: Annotated[float, Field(gt=0, le=1)]
-    copies: Annotated[int, Field(ge=1)]
-    seed: Annotated[int, Field(ge=0)]
+    section = "augment"
+
+    comparisons: bool = False
+    variation: VariationParams | None = None
+    level: Annotated[float, Field(gt=0, le=1)] = 0.1
+    copies: Annotated[int, Field(ge=1)] = 4
+    seed: Annotated[int, Field(ge=0)] = 0
 
 
 def sources(targets: npt.NDArray[Any], params: AugmentParams) -> npt.NDArray[np.intp]:
@@ -216,22 +215,14 @@ def copied(table: pd.DataFrame, drawn: npt.NDArray[np.intp]) -> pd.DataFrame:
     return chosen.assign(**{ID: ids, PART: AUGMENTED})
 
 
-def main(
-    *,
-    dataset: str,
-    labels: Path,
-    rows: Path,
-    folds: Path,
-    rows_out: Path,
-    folds_out: Path,
-    metrics: Path,
-) -> None:
+def main(*, dataset: str) -> None:
     """Write rows and folds with the copies behind them."""
-    params = read_params(AugmentParams, dataset, "augment")
-    task = read_task(labels)
-    stored = read_folds(folds, task)
-    fold_table = read_table(folds)
-    table = by_id(read_table(rows), fold_table[ID], rows)
+    layout = Layout(dataset)
+    params = read_params(AugmentParams, layout)
+    task = read_task(layout.labels)
+    stored = read_folds(layout.folds, task)
+    fold_table = read_table(layout.folds)
+    table = by_id(read_table(layout.rows), fold_table[ID], layout.rows)
     if params.comparisons:
         table = put_into_words(table, task.text_columns)
     if params.variation is not None:
@@ -245,10 +236,10 @@ def main(
             copies[column] = [vary(text, operations, rng) for text in texts]
         table = pd.concat([table, copies], ignore_index=True)
         fold_table = pd.concat([fold_table, copied(fold_table, drawn)], ignore_index=True)
-    write_table(table, rows_out)
-    write_table(fold_table, folds_out)
+    write_table(table, layout.augmented_rows)
+    write_table(fold_table, layout.augmented_folds)
     n_copies = len(table) - len(stored.ids)
-    write_json({"train_rows": len(stored.train(None)), "copies": n_copies}, metrics)
+    write_json({"train_rows": len(stored.train(None)), "copies": n_copies}, layout.augment)
     log.info("augment: %d copies beside %d rows", n_copies, len(stored.ids))
 
 

@@ -1,4 +1,4 @@
-r"""Rows to cleaned tokens: noise removed, split into words, each distinct word normalised once.
+"""Rows to cleaned tokens: noise removed, split into words, each distinct word normalised once.
 
 In: labels.json; rows.parquet: `id` and the text columns of the task, each a text or list of turns.
 Out: clean.parquet, `id` and one string for each text column: its tokens joined by one space, or "".
@@ -12,8 +12,7 @@ The tokeniser `regexp` takes words with inner apostrophes, single signs, and Chi
 which have no spaces, character by character (n-grams of them do the work of words); the others are
 NLTK's. Stemmers lower-case what they stem, as NLTK's do.
 
-    python -m stages.data.clean --dataset demo --labels data/demo/labels.json \
-        --rows data/demo/augmented/rows.parquet --clean data/demo/clean.parquet
+    python -m stages.data.clean --dataset demo
 """
 
 import html
@@ -22,12 +21,12 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 import regex
 
+from stages.core.layout import Layout
 from stages.core.params import Params, read_params
 from stages.core.tables import join_turns
 from stages.core.tasks import read_task
@@ -66,16 +65,17 @@ TOKEN = regex.compile(rf"[{CJK}]|[^\W{CJK}]+(?:'[^\W{CJK}]+)*|[^\w\s]")
 class CleanParams(Params):
     """What is removed from a text, how it is split, and what becomes of its words."""
 
-    lower: bool
-    strip_urls: bool
-    strip_markup: bool
-    strip_punctuation: (
-        bool  # tokens of punctuation and mathematical signs only; emoji and currencies stay
-    )
-    tokenizer: Literal["regexp", "treebank", "tweet", "toktok"]
-    stop_words: Literal["none", "sklearn", "nltk"]
-    lemmatize: Literal["none", "wordnet"]
-    stem: Literal["none", "snowball", "porter"]
+    section = "clean"
+
+    lower: bool = True
+    strip_urls: bool = True
+    strip_markup: bool = False
+    # tokens of punctuation and mathematical signs only; emoji and currencies stay
+    strip_punctuation: bool = False
+    tokenizer: Literal["regexp", "treebank", "tweet", "toktok"] = "regexp"
+    stop_words: Literal["none", "sklearn", "nltk"] = "none"
+    lemmatize: Literal["none", "wordnet"] = "none"
+    stem: Literal["none", "snowball", "porter"] = "none"
 
 
 def strip_noise(text: str, *, urls: bool, markup: bool) -> str:
@@ -195,20 +195,14 @@ def clean_texts(texts: pd.DataFrame, params: CleanParams) -> pd.DataFrame:
     )
 
 
-def main(*, dataset: str, labels: Path, rows: Path, clean: Path) -> None:
-    """Clean and tokenise the text columns.
-
-    Args:
-        dataset: Its name in params/.
-        labels: labels.json, which names the task.
-        rows: rows.parquet.
-        clean: Where the tokens go.
-    """
-    params = read_params(CleanParams, dataset, "clean")
-    columns = read_task(labels).text_columns
+def main(*, dataset: str) -> None:
+    """Clean and tokenise the text columns."""
+    layout = Layout(dataset)
+    params = read_params(CleanParams, layout)
+    columns = read_task(layout.labels).text_columns
     make_normalizer(params)  # missing NLTK data shall show here, not in a worker
     n_rows = map_table(
-        partial(clean_texts, params=params), rows, columns, clean,
+        partial(clean_texts, params=params), layout.augmented_rows, columns, layout.clean,
         size=ROWS_PER_CHUNK, alone=PARALLEL_FROM,
     )  # fmt: skip
     log.info("clean: %d rows, %d text columns", n_rows, len(columns))

@@ -14,7 +14,7 @@ model to accommodate ties in paired comparison experiments", JASA 65.
 Row i depends on the seed and on i alone, and is written before the next one is drawn: memory does
 not grow with the rows, and the parts of a larger set begin with those of a smaller one.
 
-    python -m stages.data.demo --dataset demo --out data/raw/demo
+    python -m stages.data.demo --dataset demo
 """
 
 import csv
@@ -32,6 +32,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field
 from tqdm import tqdm
 
+from stages.core.layout import Layout
 from stages.core.params import Params, read_params
 from stages.core.tables import atomic
 from stages.data import _demo_text as text
@@ -68,11 +69,13 @@ LONE_SURROGATE = "\ud83d"  # half an emoji, as texts cut in the middle have it
 class DemoParams(Params):
     """Section `demo`."""
 
-    train_rows: Annotated[int, Field(ge=1, le=10_000_000)]
-    test_rows: Annotated[int, Field(ge=1, le=10_000_000)]
-    seed: Annotated[int, Field(ge=0)]
-    position_bias: Annotated[float, Field(ge=-1, le=1)]  # added to the utility of answer A
-    tie: Annotated[float, Field(gt=0, le=10)]  # Davidson's nu
+    section = "demo"
+
+    train_rows: Annotated[int, Field(ge=1, le=10_000_000)] = 6000
+    test_rows: Annotated[int, Field(ge=1, le=10_000_000)] = 500
+    seed: Annotated[int, Field(ge=0)] = 1
+    position_bias: Annotated[float, Field(ge=-1, le=1)] = 0.03  # added to the utility of answer A
+    tie: Annotated[float, Field(gt=0, le=10)] = 1.05  # Davidson's nu
 
 
 @dataclass(frozen=True)
@@ -534,13 +537,14 @@ def _rows(params: DemoParams) -> Iterator[tuple[str, Row]]:
             yield part, draw_row(params, part, number)
 
 
-def main(*, dataset: str, out: Path) -> None:
-    """Write the embedded dataset into the folder `out`."""
-    params = read_params(DemoParams, dataset, "demo")
+def main(*, dataset: str) -> None:
+    """Write the raw files of the embedded dataset."""
+    layout = Layout(dataset)
+    params = read_params(DemoParams, layout)
     log.info("demo: %d train rows, %d test rows", params.train_rows, params.test_rows)
-    with atomic(out) as folder:
+    with atomic(layout.raw) as folder:
         best = write_arena(params, folder)
-    log.info("demo: wrote %s; best possible log loss %.4f", out, best)
+    log.info("demo: wrote %s; best possible log loss %.4f", layout.raw, best)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-r"""From raw files to rows: what can be used, what cannot and why.
+"""From raw files to rows: what can be used, what cannot and why.
 
 In: the raw folder of a dataset. Out: `rows.parquet` (id, part, the text or, of a preference, the
 texts as lists of turns, targets `y_<class>`, NaN in the test part, and `truth_<class>` where the
@@ -10,13 +10,10 @@ on purpose (of several labels where the task has one) is a reject too, but is co
 no fault.
 
 Nothing is written where a file is missing or of the wrong shape, where too many rows are rejected,
-or where the sample submission or the truth does not fit. A reader (`stages/data/readers/`) knows the
-format; this stage knows what holds for all of them.
+or where the sample submission or the truth does not fit. A reader (`stages/data/readers/`) knows
+the format; this stage knows what holds for all of them.
 
-    python -m stages.data.ingest --dataset arena --raw data/raw/arena \
-      --rows data/arena/rows.parquet --rejects data/arena/rejects.parquet \
-      --labels data/arena/labels.json --strata data/arena/strata.parquet \
-      --metrics metrics/ingest/arena.json
+    python -m stages.data.ingest --dataset arena
 """
 
 import logging
@@ -33,6 +30,7 @@ from tqdm import tqdm
 
 from stages.core.errors import InputError
 from stages.core.folds import DEV, TEST, TRAIN
+from stages.core.layout import Layout
 from stages.core.params import Params, read_params
 from stages.core.tables import ID, MODEL_A, MODEL_B, PART, TARGET, TRUTH, atomic, write_json
 from stages.core.tasks import TASKS, Task
@@ -82,11 +80,13 @@ class IngestParams(Params):
     all parts.
     """
 
+    section = "ingest"
+
     task: Literal["preference", "single_label", "multi_label"]
     reader: Annotated[AnyReader, Field(discriminator="format")]
-    sample: str | None
-    truth: str | None
-    max_reject_share: Annotated[float, Field(ge=0, le=1)]
+    sample: str | None = None
+    truth: str | None = None
+    max_reject_share: Annotated[float, Field(ge=0, le=1)] = 0.01
 
     @model_validator(mode="after")
     def _fits(self) -> "IngestParams":
@@ -163,8 +163,8 @@ def with_truth(rows: Any, truth: Mapping[str, Probabilities], task: Task) -> Any
     return rows
 
 
-def measure(rows: Any, rejects: Any, task: Task) -> dict[str, float]:
-    """Counts, and the share of each class in the train part."""
+def measure(rows: Any, rejects: Any, task: Task) -> dict[str, Any]:
+    """Counts, and under `share` the share of each class in the train part."""
     parts = Counter(rows[PART].to_pylist())
     counts = {
         "raw_rows": len(rows) + len(rejects),
@@ -181,8 +181,8 @@ def measure(rows: Any, rejects: Any, task: Task) -> dict[str, float]:
         counts["left_out"] = len(rejects) - len(faulty(rejects))  # of the rejects
         counts["empty_texts"] = sum(pc.sum(pc.cast(text, pa.int64())).as_py() for text in blank)
     train = of_part(rows, TRAIN)
-    shares = {f"share_{name}": pc.mean(train[TARGET + name]).as_py() for name in task.classes}
-    return counts | shares
+    shares = {name: pc.mean(train[TARGET + name]).as_py() for name in task.classes}
+    return {**counts, "share": shares}
 
 
 def faulty(rejects: Any) -> Any:
@@ -328,18 +328,11 @@ def refuse(raw: Path, faults: list[str]) -> None:
         raise InputError.listing(f"{raw}: {len(faults)} fault(s), nothing was written", faults)
 
 
-def main(
-    *,
-    dataset: str,
-    raw: Path,
-    rows: Path,
-    rejects: Path,
-    labels: Path,
-    strata: Path,
-    metrics: Path,
-) -> None:
+def main(*, dataset: str) -> None:
     """Read the raw folder, check it, and write rows, rejects, labels, model names and counts."""
-    params = read_params(IngestParams, dataset, "ingest")
+    layout = Layout(dataset)
+    raw = layout.raw
+    params = read_params(IngestParams, layout)
     log.info("ingest: reading %s as %s", raw, params.reader.format)
     refuse(raw, file_faults(raw, params))
     task = TASKS[params.task](params.reader.classes(raw))
@@ -363,11 +356,11 @@ def main(
             "ingest: %d test rows are rejects, %d of them without an id: a submission gives the "
             "others the class shares", n_lost, ids.null_count,
         )  # fmt: skip
-    write_arrow(kept if truth is None else with_truth(kept, truth, task), rows)
-    write_arrow(lost, rejects)
-    write_arrow(names, strata)
-    write_json({"kind": task.kind, "classes": list(task.classes)}, labels)
-    write_json(counts, metrics)
+    write_arrow(kept if truth is None else with_truth(kept, truth, task), layout.rows)
+    write_arrow(lost, layout.rejects)
+    write_arrow(names, layout.strata)
+    write_json({"kind": task.kind, "classes": list(task.classes)}, layout.labels)
+    write_json(counts, layout.ingest)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-r"""Rows to folds, made once for all models, and the leak firewall between train and test.
+"""Rows to folds, made once for all models, and the leak firewall between train and test.
 
 In: rows.parquet (`id`, `part`, the text columns, targets) and labels.json.
 Out: folds.parquet in the order of the rows: `id`, `part`, `fold` (-1 outside the train part),
@@ -19,9 +19,7 @@ several classes, the groups are stratified iteratively, the rarest class first (
 2011; the package iterative-stratification). A row of the dev or test part whose group holds a train
 row is a leak: it is counted, never removed, and the stage fails above a limit.
 
-    python -m stages.data.split --dataset demo --labels data/demo/labels.json \
-        --rows data/demo/rows.parquet --folds data/demo/folds.parquet \
-        --metrics metrics/split/demo.json
+    python -m stages.data.split --dataset demo
 """
 
 import logging
@@ -29,7 +27,6 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 import numpy as np
@@ -40,6 +37,8 @@ from tqdm import tqdm
 
 from stages.core.errors import InputError
 from stages.core.folds import DEV, NO_FOLD, TEST, TRAIN
+from stages.core.layout import Layout
+from stages.core.matrices import Floats
 from stages.core.params import Params, read_params
 from stages.core.tables import (
     FOLD,
@@ -52,7 +51,7 @@ from stages.core.tables import (
     write_json,
     write_table,
 )
-from stages.core.tasks import Floats, Preference, Task, read_task
+from stages.core.tasks import Task, read_task
 from stages.runtime.cli import run
 
 log = logging.getLogger("verdict")
@@ -82,13 +81,15 @@ class SplitParams(Params):
     `train_on_dev` makes the dev part, where there is one, a piece of the train part.
     """
 
-    n_folds: Annotated[int, Field(ge=2, le=100)]
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
-    near_duplicate_threshold: Annotated[float, Field(ge=0.5, le=0.95)]  # Jaccard similarity
-    permutations: Annotated[int, Field(ge=32, le=1024)]  # of MinHash; more miss fewer pairs
-    shingle_size: Annotated[int, Field(ge=1, le=50)]  # characters of the normalised prompt
-    max_leak_share: Annotated[float, Field(ge=0, le=1)]  # of the dev rows and of the test rows
-    train_on_dev: bool
+    section = "split"
+
+    n_folds: Annotated[int, Field(ge=2, le=100)] = 5
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    near_duplicate_threshold: Annotated[float, Field(ge=0.5, le=0.95)] = 0.8  # Jaccard similarity
+    permutations: Annotated[int, Field(ge=32, le=1024)] = 128  # of MinHash; more miss fewer pairs
+    shingle_size: Annotated[int, Field(ge=1, le=50)] = 5  # characters of the normalised prompt
+    max_leak_share: Annotated[float, Field(ge=0, le=1)] = 0.02  # of the dev and of the test rows
+    train_on_dev: bool = False
 
 
 def normalize(value: Any) -> str:
@@ -185,24 +186,22 @@ def make_folds(task: Task, targets: Floats, groups: Ints, params: SplitParams) -
     """The fold of each train row, stratified by class, no group in two folds.
 
     Args:
-        task: Tells whether the classes are exclusive.
-        targets: `(n_rows, n_classes)`; a row is stratified by its likeliest class, or by all from
-            0.5 on.
+        task: Tells which classes a row has, by which it is stratified.
+        targets: `(n_rows, n_classes)`.
         groups: `(n_rows,)`.
         params: Number of folds and seed.
 
     Raises:
         InputError: A class has a share in fewer groups than there are folds, so that a fold would
-            be fitted without it. A class of a preference may have none at all: some never tie.
+            be fitted without it. Of some tasks a class may have none at all.
     """
-    likeliest = np.eye(len(task.classes), dtype=bool)[targets.argmax(axis=1)]
-    has = likeliest if task.exclusive else targets >= 0.5
+    has = task.has_classes(targets)
     found = {
         name: len(np.unique(groups[y]))
         for name, y in zip(task.classes, (targets > 0 if task.exclusive else has).T, strict=True)
     }
     few = {name: n for name, n in found.items() if n < params.n_folds}
-    if isinstance(task, Preference) and (none := [name for name, n in few.items() if not n]):
+    if task.may_lack_classes and (none := [name for name, n in few.items() if not n]):
         log.warning("split: no row has any share of %s: models learn that it never is", none)
         few = {name: n for name, n in few.items() if n}
     if few:
@@ -379,25 +378,18 @@ def split_rows(
     return folds, measure(folds, keys, pairs, leaks)
 
 
-def main(*, dataset: str, labels: Path, rows: Path, folds: Path, metrics: Path) -> None:
-    """Split the train part into folds.
-
-    Args:
-        dataset: Its name in params/.
-        labels: labels.json, which names the task.
-        rows: rows.parquet.
-        folds: Where the folds go.
-        metrics: Where the metrics go.
-    """
-    params = read_params(SplitParams, dataset, "split")
-    task = read_task(labels)
+def main(*, dataset: str) -> None:
+    """Split the train part into folds."""
+    layout = Layout(dataset)
+    params = read_params(SplitParams, layout)
+    task = read_task(layout.labels)
     targets = [TARGET + name for name in task.classes]
-    frame = read_table(rows, [ID, PART, *task.text_columns, *targets])
+    frame = read_table(layout.rows, [ID, PART, *task.text_columns, *targets])
     log.info("split: %d rows in, grouped by %s", len(frame), task.text_columns[0])
     table, measured = split_rows(frame, task, params)
     log.info("split: %s", ", ".join(f"{value:.6g} {name}" for name, value in measured.items()))
-    write_table(table, folds)
-    write_json(measured, metrics)
+    write_table(table, layout.folds)
+    write_json(measured, layout.split)
 
 
 if __name__ == "__main__":

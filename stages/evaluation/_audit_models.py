@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from stages.core.folds import NO_FOLD, Folds, Indices
+from stages.core.matrices import Block, Floats
 from stages.core.tables import MODEL_A, MODEL_B
-from stages.core.tasks import Block, Floats
 
 FEWEST = 20  # rows to train on, or answers of a model to be told apart
 
@@ -104,8 +104,12 @@ def tell_apart(names: pd.DataFrame, folds: Folds, blocks: tuple[Block, Block]) -
     """How often the features of an answer tell which model wrote it, out of fold.
 
     By linear discriminants with shrinkage (Ledoit and Wolf 2004) on the answers of models with at
-    least 20. `chance` is the share of the most frequent one. Style tells a good deal: that is no
-    leak, since it stands in the text; features that were told the name would know nearly all.
+    least 20. `right_by_chance` is the share of the most frequent one. Style tells a good deal. That
+    is no leak, since it stands in the text; features that were told the name would know nearly all.
+
+    Returns:
+        `answers`, how many there are, `right` and `right_by_chance`; nothing if fewer than two
+        models have 20 answers.
     """
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
@@ -124,7 +128,7 @@ def tell_apart(names: pd.DataFrame, folds: Folds, blocks: tuple[Block, Block]) -
             machine = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
             hit[held] = machine.fit(X[~held], y[~held]).predict(X[held]) == y[held]
     return {
-        "answers_of_frequent_models": float(len(y)),
-        "model_told_by_style": float(hit.mean()),
-        "model_told_by_chance": float(pd.Series(y).value_counts(normalize=True).max()),
+        "answers": float(len(y)),
+        "right": float(hit.mean()),
+        "right_by_chance": float(pd.Series(y).value_counts(normalize=True).max()),
     }

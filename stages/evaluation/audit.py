@@ -1,43 +1,43 @@
-r"""Audits: do the scores mean what they say?
+"""Audits: do the scores mean what they say?
 
 In: rows, folds, style features, all models' predictions, the leaks that `split` counted, and the
-names of the models that answered, which no other stage reads. Out: flat metrics, which `report`
-puts into sentences. A `_standard_error` is clustered by prompt group; a gain is the mean of paired
-differences of row losses, above 0 where the model is better.
+names of the models that answered, which no other stage reads. Out: figures by audit, which `report`
+puts into sentences. A `mean` stands beside its `standard_error`, clustered by prompt group; a gain
+is the mean of paired differences of row losses, above 0 where the model is better.
 
-- Leaks: duplicates, and columns of the rows that a feature could be made of but should not.
-- Length, of preferences: *pick the longer* (a calibrated three-class regression on the lengths) and
-  logistic regression on style alone, both cross-fitted; what each model gains over them; the final
-  model's loss by decile of the difference in length, and on ties.
-- Position: the lean to A of people, the largest change under the swap.
-- Shift: the same regression on style, for rows whose models it never saw. Groups of models are left
-  out, with every row that one of them has a part in; the control sees as many rows of any models.
-  Rows without both names are left out, and counted.
-- Folds: whether the losses of the folds differ by more than chance (one-way analysis of variance
+- `duplicates`: leaks that `split` counted. Columns of the rows that a feature could be made of, but
+  should not, are an error.
+- `baselines`, of preferences: *pick the longer* (a calibrated three-class regression on the
+  lengths) and logistic regression on style alone, both cross-fitted; what each model gains over
+  them. `length` and `outcomes`: the final model by decile of the difference in length, and on ties.
+- `position`: the lean of people to A, the largest change under the swap.
+- `names`: the same regression on style, for rows whose models it never saw. Groups of models are
+  left out, with every row that one of them has a part in; the control sees as many rows of any
+  models. Rows without both names are left out, and counted.
+- `folds`: whether the losses of the folds differ by more than chance (one-way analysis of variance
   with known variances).
-- Truth, where the judge is known: the loss that was seen against the one that the truth makes
+- `truth`, where the judge is known: the loss that was seen against the one that the truth makes
   expect. Seen far below expected would be a leak of labels.
 
-    python -m stages.evaluation.audit --dataset demo --labels data/demo/labels.json \
-        --folds data/demo/folds.parquet --rows data/demo/rows.parquet \
-        --strata data/demo/strata.parquet --style data/demo/style.parquet \
-        --predictions data/demo/predictions --models svm --models ensemble --final ensemble \
-        --split metrics/split/demo.json --metrics metrics/audit/demo.json
+    python -m stages.evaluation.audit --dataset demo
 """
 
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 from pydantic import Field
 
 from stages.core.blocks import read_columns
+from stages.core.build import judged_models
 from stages.core.errors import InputError
 from stages.core.folds import Folds, Indices, read_folds
+from stages.core.layout import ENSEMBLE, Layout
+from stages.core.matrices import Block, Floats
 from stages.core.params import Params, read_params
 from stages.core.tables import (
     ID,
@@ -52,19 +52,19 @@ from stages.core.tables import (
     read_table,
     write_json,
 )
-from stages.core.tasks import Block, Floats, Task, read_task
+from stages.core.tasks import Task, read_task
 from stages.evaluation._audit_models import shift, tell_apart
-from stages.evaluation.judged import (
+from stages.evaluation.judging import clustered_mean
+from stages.evaluation.oof import (
     PEOPLE,
-    Judged,
+    OofPredictions,
     length_bias,
     length_deciles,
     lengths,
     position_bias,
-    read_judged,
+    read_oof,
     read_texts,
 )
-from stages.evaluation.judging import mean_and_error
 from stages.models.fitting.crossfit import crossfit, predict
 from stages.models.fitting.design import Encoder, FeatureSets, SourceParams
 from stages.models.fitting.sample import Sample, make_sample
@@ -74,18 +74,20 @@ from stages.runtime.cli import run
 
 log = logging.getLogger("verdict")
 
-LEAKS = ("exact_leaks", "leaks", "leak_share", "between_folds", "duplicates_in_train")
+DUPLICATES = ("exact_leaks", "leaks", "leak_share", "between_folds", "duplicates_in_train")
 LENGTH = SourceParams(parts=("difference", "magnitude"), scale="standard", weight=1.0)
 LENGTH_C = 1.0  # four columns and thousands of rows: hardly any penalty
 
-Found = dict[str, float]
+Found: TypeAlias = dict[str, Any]  # figures, or more of these, by name
 
 
 class AuditParams(Params):
     """Section `audit`: groups of models that are left out in turn, and the seed of the control."""
 
-    model_groups: Annotated[int, Field(ge=3)]
-    seed: Annotated[int, Field(ge=0)]
+    section = "audit"
+
+    model_groups: Annotated[int, Field(ge=3)] = 5
+    seed: Annotated[int, Field(ge=0)] = 0
 
 
 @dataclass(frozen=True)
@@ -120,10 +122,10 @@ class Regression:
         return self.task.row_losses(self.folds.targets[held], p)
 
 
-def named(name: str, values: Floats, folds: Folds) -> Found:
-    """Mean and standard error under the names of metrics, 0 where they are not known."""
-    mean, error = np.nan_to_num(mean_and_error(values, folds.group)).tolist()
-    return {name: mean, f"{name}_standard_error": error}
+def mean_of(values: Floats, folds: Folds) -> Found:
+    """Mean and standard error, 0 where they are not known."""
+    mean, error = np.nan_to_num(clustered_mean(values, folds.group)).tolist()
+    return {"mean": mean, "standard_error": error}
 
 
 def length_sets(texts: pd.DataFrame) -> dict[str, dict[str, Block]]:
@@ -136,44 +138,63 @@ def length_sets(texts: pd.DataFrame) -> dict[str, dict[str, Block]]:
     return {"length": blocks}
 
 
-def audit_length(
-    judged: Judged, folds: Folds, texts: pd.DataFrame, baselines: Mapping[str, Floats], final: str
-) -> Found:
-    """Baselines and gains; the final model by decile of the difference in length, and on ties."""
-    losses = judged.losses()
-    found: Found = {}
-    for name, base in baselines.items():
-        found |= named(f"{name}_log_loss", base, folds)
-        for model, own in losses.items():
-            found |= named(f"{model}_gain_over_{name}", base - own, folds)
-    _, deciles = length_deciles(judged.task, texts)
-    own, longer = losses[final], baselines["longer"]
-    for k in range(len(deciles.names)):
-        inside = (deciles.part == k) & ~np.isnan(own)
+def audit_baselines(judged: OofPredictions, folds: Folds, baselines: Mapping[str, Floats]) -> Found:
+    """The log loss of each baseline, and what each model gains over it."""
+    return {
+        name: {
+            "log_loss": mean_of(base, folds),
+            "gain": {model: mean_of(base - own, folds) for model, own in judged.losses().items()},
+        }
+        for name, base in baselines.items()
+    }
+
+
+def audit_length(judged: OofPredictions, texts: pd.DataFrame, longer: Floats, final: str) -> Found:
+    """The final model by decile of the difference in length, and who prefers the longer answer."""
+    own = judged.losses()[final]
+    _, parts = length_deciles(judged.task, texts)
+    deciles = {}
+    for k in range(len(parts.names)):
+        inside = (parts.part == k) & ~np.isnan(own)
         if inside.any():
-            found[f"length_decile_{k + 1}_log_loss"] = float(own[inside].mean())
-            found[f"length_decile_{k + 1}_gain_over_longer"] = float((longer - own)[inside].mean())
+            deciles[str(k + 1)] = {
+                "log_loss": float(own[inside].mean()),
+                "gain_over_longer": float((longer - own)[inside].mean()),
+            }
+    names = {PEOPLE: "people", final: "final"}
+    prefer = {
+        names[line.who]: {"mean": line.share, "standard_error": line.error}
+        for line in length_bias(judged, texts, final)
+        if line.who in names and line.rows > 1
+    }
+    return {"deciles": deciles, "longer_preferred": prefer}
+
+
+def audit_outcomes(judged: OofPredictions, folds: Folds, final: str) -> Found:
+    """The final model on ties, and on the rows where one answer was preferred."""
+    own = judged.losses()[final]
     tie = judged.targets.argmax(axis=1) == judged.task.classes.index("tie")
+    found: Found = {}
     for name, inside in (("tie", tie), ("decided", ~tie)):
         rows = inside & ~np.isnan(own)
         gain = np.where(rows, judged.base_losses() - own, np.nan)
-        found[f"{name}_rows"] = float(rows.sum())
-        found[f"{name}_log_loss"] = float(own[rows].mean()) if rows.any() else 0.0
-        found |= named(f"{name}_gain_over_class_shares", gain, folds)
-    for line in length_bias(judged, texts, final):
-        if line.who in (PEOPLE, final) and line.rows > 1:
-            found[f"longer_preferred_{line.who}"] = line.share
-            found[f"longer_preferred_{line.who}_standard_error"] = line.error
+        found[name] = {
+            "rows": float(rows.sum()),
+            "log_loss": float(own[rows].mean()) if rows.any() else 0.0,
+            "gain_over_class_shares": mean_of(gain, folds),
+        }
     return found
 
 
-def audit_position(judged: Judged, folds: Folds, final: str) -> Found:
+def audit_position(judged: OofPredictions, folds: Folds, final: str) -> Found:
     """The lean to A, and the largest change of any model under the swap."""
     models = position_bias(judged)[1:]
     own = next(line for line in models if line.who == final)
-    found = named("lean_of_people", judged.targets[:, 0] - judged.targets[:, 1], folds)
-    swaps = {f"{line.who}_swap_error": float(line.swap_error or 0) for line in models}
-    return found | {"lean_of_final": own.lean} | swaps
+    return {
+        "lean_of_people": mean_of(judged.targets[:, 0] - judged.targets[:, 1], folds),
+        "lean_of_final": own.lean,
+        "swap_error": {line.who: float(line.swap_error or 0) for line in models},
+    }
 
 
 def audit_folds(losses: Floats, folds: Folds) -> Found:
@@ -182,35 +203,33 @@ def audit_folds(losses: Floats, folds: Folds) -> Found:
 
     known = {fold: folds.fold == fold for fold in folds.numbers}
     pairs = [
-        mean_and_error(losses[rows], folds.group[rows])
+        clustered_mean(losses[rows], folds.group[rows])
         for rows in known.values()
         if (~np.isnan(losses[rows])).sum() > 1
     ]
     means, errors = np.array(pairs).reshape(-1, 2).T
     if len(means) < 2 or not np.nan_to_num(errors).all():
-        return {"folds_judged": float(len(means))}
+        return {"judged": float(len(means))}
     weight = 1 / np.square(errors)
     away = means - (weight @ means) / weight.sum()
     return {
-        "folds_judged": float(len(means)),
-        "fold_spread": float(means.max() - means.min()),
-        "fold_standard_error": float(means.std(ddof=1) / np.sqrt(len(means))),
-        "fold_chance": float(chi2.sf(weight @ np.square(away), len(means) - 1)),
+        "judged": float(len(means)),
+        "spread": float(means.max() - means.min()),
+        "standard_error": float(means.std(ddof=1) / np.sqrt(len(means))),
+        "chance": float(chi2.sf(weight @ np.square(away), len(means) - 1)),
     }
 
 
-def audit_truth(judged: Judged, truth: Floats, folds: Folds) -> Found:
+def audit_truth(judged: OofPredictions, truth: Floats, folds: Folds) -> Found:
     """For each model the seen loss less the one that the true probabilities make expect."""
-    found: Found = {}
-    for model, p in judged.probabilities.items():
-        seen = judged.task.row_losses(judged.targets, p)
-        found |= named(
-            f"{model}_seen_less_expected", seen - judged.task.row_losses(truth, p), folds
-        )
-    return found
+    losses = judged.task.row_losses
+    return {
+        model: mean_of(losses(judged.targets, p) - losses(truth, p), folds)
+        for model, p in judged.probabilities.items()
+    }
 
 
-def audit_models(names: pd.DataFrame, base: Regression, seen: Floats, params: AuditParams) -> Found:
+def audit_names(names: pd.DataFrame, base: Regression, seen: Floats, params: AuditParams) -> Found:
     """Shift to models that were never seen, and what style knows of them.
 
     Args:
@@ -220,9 +239,9 @@ def audit_models(names: pd.DataFrame, base: Regression, seen: Floats, params: Au
         params: How models are left out.
     """
     known = names.notna().all(axis=1).to_numpy()
-    found = {
-        "rows_with_models": float(known.sum()),
-        "rows_without_models": float((~known).sum()),
+    found: Found = {
+        "rows_with_names": float(known.sum()),
+        "rows_without_names": float((~known).sum()),
         "models": float(len(set(names[known].to_numpy().ravel()))),
     }
     folds = base.folds
@@ -231,12 +250,19 @@ def audit_models(names: pd.DataFrame, base: Regression, seen: Floats, params: Au
     if not judged.any():
         return found
     blocks = base.sets["style"]
-    found |= tell_apart(names, folds, (blocks["response_a"], blocks["response_b"]))
-    found |= {"shift_rows": float(judged.sum()), "shift_train_rows": size}
-    found["shift_stored_folds_log_loss"] = float(seen[judged].mean())
-    found["shift_control_log_loss"] = float(control[judged].mean())
-    found["shift_unseen_log_loss"] = float(unseen[judged].mean())
-    return found | named("shift_loss", unseen - control, folds)
+    if told := tell_apart(names, folds, (blocks["response_a"], blocks["response_b"])):
+        found["told_by_style"] = told
+    found["shift"] = {
+        "rows": float(judged.sum()),
+        "train_rows": size,
+        "log_loss": {
+            "stored_folds": float(seen[judged].mean()),
+            "control": float(control[judged].mean()),
+            "unseen": float(unseen[judged].mean()),
+        },
+        "lost": mean_of(unseen - control, folds),
+    }
+    return found
 
 
 def unknown_columns(rows: Path, task: Task) -> list[str]:
@@ -246,52 +272,47 @@ def unknown_columns(rows: Path, task: Task) -> list[str]:
     return sorted(set(columns_with(rows, "")) - expected)
 
 
-def main(
-    *,
-    dataset: str,
-    labels: Path,
-    folds: Path,
-    rows: Path,
-    strata: Path,
-    style: Path,
-    predictions: Path,
-    models: list[str],
-    final: str,
-    split: Path,
-    metrics: Path,
-) -> None:
-    """Audit one dataset; `final` is the model that is looked at more closely."""
-    params = read_params(AuditParams, dataset, "audit")
-    baseline = read_params(LogregParams, dataset, "logreg")
-    task = read_task(labels)
+def main(*, dataset: str) -> None:
+    """Audit one dataset; the ensemble is the model that is looked at more closely."""
+    layout = Layout(dataset)
+    params = read_params(AuditParams, layout)
+    baseline = read_params(LogregParams, layout, "logreg")
+    task = read_task(layout.labels)
+    rows = layout.rows
     if strange := unknown_columns(rows, task):
         raise InputError(f"{rows}: got columns {strange}; expected texts, targets and truth only")
-    stored = read_folds(folds, task)
-    judged = read_judged(task, stored, predictions, models)
-    stored = stored.take(stored.judged)
-    if final not in judged.probabilities:
-        raise InputError(f"{predictions / final}.parquet: got no row predicted out of fold")
-    counted = read_json(split)
-    found: Found = {name: float(counted[name]) for name in LEAKS}
-    found |= audit_folds(judged.losses()[final], stored)
+    folds = read_folds(layout.folds, task)
+    judged = read_oof(task, folds, layout, judged_models(layout))
+    folds = folds.take(folds.judged)
+    if ENSEMBLE not in judged.probabilities:
+        raise InputError(f"{layout.predictions(ENSEMBLE)}: got no row predicted out of fold")
+    counted = read_json(layout.split)
+    found: Found = {
+        "duplicates": {name: float(counted[name]) for name in DUPLICATES},
+        "folds": audit_folds(judged.losses()[ENSEMBLE], folds),
+    }
     if truth := columns_with(rows, TRUTH):
         table = by_id(read_table(rows, [ID, *truth]), judged.ids, rows)
-        found |= audit_truth(judged, table[truth].to_numpy(), stored)
+        found["truth"] = audit_truth(judged, table[truth].to_numpy(), folds)
     if task.symmetric:
         texts = read_texts(task, rows, judged.ids)
         longer = Regression(
-            task, stored, length_sets(texts), {"length": LENGTH},
+            task, folds, length_sets(texts), {"length": LENGTH},
             baseline.model_copy(update={"C": LENGTH_C}),
         )  # fmt: skip
-        sets = {"style": read_columns(style, judged.ids)}
-        styled = Regression(task, stored, sets, {"style": baseline.style}, baseline)
+        sets = {"style": read_columns(layout.features("style"), judged.ids)}
+        styled = Regression(task, folds, sets, {"style": baseline.style}, baseline)
         baselines = {"longer": longer.losses(), "style": styled.losses()}
-        found |= audit_length(judged, stored, texts, baselines, final)
-        found |= audit_position(judged, stored, final)
-        names = read_table(strata, [ID, MODEL_A, MODEL_B]).set_index(ID).reindex(judged.ids)
-        found |= audit_models(names.reset_index(drop=True), styled, baselines["style"], params)
-    write_json(found, metrics)
-    log.info("audit: %d figures of %d models", len(found), len(judged.probabilities))
+        names = read_table(layout.strata, [ID, MODEL_A, MODEL_B]).set_index(ID).reindex(judged.ids)
+        found |= {
+            "baselines": audit_baselines(judged, folds, baselines),
+            "length": audit_length(judged, texts, baselines["longer"], ENSEMBLE),
+            "outcomes": audit_outcomes(judged, folds, ENSEMBLE),
+            "position": audit_position(judged, folds, ENSEMBLE),
+            "names": audit_names(names.reset_index(drop=True), styled, baselines["style"], params),
+        }
+    write_json(found, layout.audit)
+    log.info("audit: %s, of %d models", ", ".join(found), len(judged.probabilities))
 
 
 if __name__ == "__main__":

@@ -1,22 +1,19 @@
-r"""Blend the models: weights that minimise the out-of-fold log loss, pulled to equal ones.
+"""Blend the models: weights that minimise the out-of-fold log loss, shrunk towards equal ones.
 
 In: predictions of the members, and folds. Out: blended predictions and the weights. A blend has one
 of three forms: a mixture, with weights on the simplex; the same sharpened by a temperature (Guo et
 al. 2017); a product of powers (the logarithmic opinion pool, Genest and Zidek 1986), whose free
-weights also temper members that are too sure. Few rows tell little about weights: all are pulled to
-equal ones, and a temperature to 1, by a penalty that fades as rows grow in number (Diebold and
-Pauly 1990).
+weights also temper members that are too sure. Few rows tell little about weights, so weights are
+shrunk towards equal ones, and a temperature towards 1, by a penalty that fades as the number of
+rows grows (Diebold and Pauly 1990).
 
 All are judged nested: the rows of a fold are blended with weights that were fitted on the other
-folds, in the form that is best on these. That gives the out-of-fold predictions; rows outside the
-train part get the form that is best on all rows, fitted on all. Fitted and judged are the rows that
-every member predicted out of fold: where a transformer ran on one fold alone, parts of that fold
-stand in for the folds.
+folds, in the form that is best on those. That gives the out-of-fold predictions. Rows outside the
+train part get the form that is best on all rows, fitted on all of them. Weights are fitted and
+judged on the rows that every member predicted out of fold; where a transformer ran on one fold
+only, that fold is divided into parts, which take the place of folds.
 
-    python -m stages.evaluation.ensemble --dataset demo --labels data/demo/labels.json \
-        --folds data/demo/folds.parquet --members data/demo/predictions \
-        --predictions data/demo/predictions/ensemble.parquet --weights metrics/weights/demo.json \
-        --cost metrics/cost/demo/ensemble.json
+    python -m stages.evaluation.ensemble --dataset demo
 """
 
 import logging
@@ -31,10 +28,13 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import AfterValidator, Field
 
+from stages.core.build import built_models
 from stages.core.errors import InputError
 from stages.core.folds import TRAIN, Folds, read_folds
-from stages.core.params import Params, each_once, in_section, read_params
-from stages.core.predictions import check_models, prediction_table, weights_of
+from stages.core.layout import ENSEMBLE, Layout
+from stages.core.matrices import Floats
+from stages.core.params import Params, each_once, in_section, read_params, read_yaml
+from stages.core.predictions import prediction_table
 from stages.core.tables import (
     ID,
     PREDICTION,
@@ -44,12 +44,11 @@ from stages.core.tables import (
     write_json,
     write_table,
 )
-from stages.core.tasks import Floats, Task, read_task
-from stages.evaluation.judging import Rows, judging_folds, mean_and_error
+from stages.core.tasks import Task, read_task
+from stages.evaluation.judging import Rows, clustered_mean, judging_folds
 from stages.runtime import parallel
 from stages.runtime.cli import run
 from stages.runtime.cost import Cost
-from stages.runtime.tracking import Mirror
 
 log = logging.getLogger("verdict")
 
@@ -58,15 +57,42 @@ NOISE = 1e-6  # smaller weights are what the solver leaves near 0
 # of 0, 1, 3, 10, 30 on 60 to 3,000 rows of five sets (docs/log.md)
 PENALTY = 3.0
 
+Names = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(each_once)]
 Members = dict[str, Floats]
 Form = Literal["mixture", "sharpened", "product"]
 FORMS: tuple[Form, ...] = get_args(Form)
 
 
 class EnsembleParams(Params):
-    """Section `ensemble`: names of the models to blend."""
+    """Section `ensemble`: names of the models to blend; null means all that are built."""
 
-    members: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(each_once)]
+    section = "ensemble"
+
+    members: Names | None = None
+
+
+def members_of(layout: Layout, named: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The models to blend: those that a dataset's file names, as far as they are built.
+
+    Raises:
+        InputError: A name is that of no model and no backbone, or none of the models is built.
+    """
+    built = built_models(layout)
+    if named is None:
+        return tuple(built)
+    modules = (Path(__file__).parents[1] / "models").glob("[!_]*.py")
+    backbones = read_yaml(layout.params).get("finetune") or {}
+    known = dict.fromkeys([*built, *sorted(path.stem for path in modules), *backbones])
+    param = f"{layout.params}: ensemble.members"
+    if unknown := [name for name in named if name not in known]:
+        raise InputError(f"{param}: no such model, got {unknown}; expected some of {[*known]}")
+    kept = tuple(name for name in named if name in built)
+    if not kept:
+        raise InputError(f"{param}: none of {[*named]} is built; expected some of {built}")
+    if len(kept) < len(named):
+        left = [name for name in named if name not in built]
+        log.info("ensemble: %s left out: params.yaml does not build it", ", ".join(left))
+    return kept
 
 
 @dataclass(frozen=True)
@@ -221,7 +247,7 @@ def choose(losses: Mapping[Form, Floats], group: npt.NDArray[np.integer[Any]]) -
     """
     best: Form = "mixture"
     for form in FORMS[1:]:
-        gain, error = mean_and_error(losses[best] - losses[form], group)
+        gain, error = clustered_mean(losses[best] - losses[form], group)
         if gain > 2 * error:
             best = form
     return best
@@ -231,10 +257,10 @@ def load(weights: Path, task: Task) -> tuple[tuple[str, ...], Blend]:
     """Names of the members that have a weight, and their blend, from what `main` wrote.
 
     Raises:
-        InputError: The file is none of those.
+        InputError: The file holds no weights, or not the form of the blend.
     """
     found = read_json(weights)
-    weighed = {name: weight for name, weight in weights_of(found).items() if weight > 0}
+    weighed = {name: weight for name, weight in found.get("weight", {}).items() if weight > 0}
     if not weighed or not {"temperature", "product"} <= set(found):
         raise InputError(f"{weights}: got {list(found)}; expected weights and the form of a blend")
     values = np.array([*weighed.values()])
@@ -242,7 +268,7 @@ def load(weights: Path, task: Task) -> tuple[tuple[str, ...], Blend]:
     return tuple(weighed), Blend(task, values, found["temperature"], product)
 
 
-def read_members(folder: Path, names: tuple[str, ...], ids: pd.Series, task: Task) -> Members:
+def read_members(layout: Layout, names: tuple[str, ...], ids: pd.Series, task: Task) -> Members:
     """Read the members' predictions, rows in the order of `ids`.
 
     Returns:
@@ -252,7 +278,7 @@ def read_members(folder: Path, names: tuple[str, ...], ids: pd.Series, task: Tas
     Raises:
         InputError: A member has no predictions, or rows that are no probabilities.
     """
-    tables = {name: read_table(folder / f"{name}.parquet").set_index(ID) for name in names}
+    tables = {name: read_table(layout.predictions(name)).set_index(ID) for name in names}
     stacks = {}
     for prefix in (PREDICTION, SWAPPED):
         columns = [prefix + name for name in task.classes]
@@ -261,7 +287,7 @@ def read_members(folder: Path, names: tuple[str, ...], ids: pd.Series, task: Tas
     for name, values in zip(names, stacks[PREDICTION], strict=True):
         known = values[~np.isnan(values).any(axis=1)]
         if fault := task.fault(known):
-            raise InputError(f"{folder / name}.parquet: got {fault}; expected probabilities")
+            raise InputError(f"{layout.predictions(name)}: got {fault}; expected probabilities")
     return stacks
 
 
@@ -270,7 +296,7 @@ def leave_out(
 ) -> tuple[tuple[str, ...], Members]:
     """Names and predictions without the members that predicted no row out of fold.
 
-    Such are backbones that are not tuned on this dataset.
+    A backbone with an empty list of `folds` is one of these.
 
     Raises:
         InputError: None is left.
@@ -288,65 +314,37 @@ def leave_out(
     return tuple(names[i] for i in kept), {key: stack[kept] for key, stack in stacks.items()}
 
 
-def main(
-    *,
-    dataset: str,
-    labels: Path,
-    folds: Path,
-    members: Path,
-    predictions: Path,
-    weights: Path,
-    cost: Path,
-) -> None:
-    """Blend the predictions in the folder `members`."""
-    clock, mirror = Cost(), Mirror("ensemble", dataset, [labels, folds])
-    names = read_params(EnsembleParams, dataset, "ensemble").members
-    check_models(names, members, f"params/{dataset}.yaml: ensemble.members")
-    task = read_task(labels)
-    stored = read_folds(folds, task)
-    stacks = read_members(members, names, stored.ids, task)
-    with in_section(EnsembleParams, dataset, "ensemble"):
-        names, stacks = leave_out(names, stacks, stored)
-    complete = ~np.isnan(stacks[PREDICTION]).any(axis=(0, 2))
-    judged = complete & (stored.part == TRAIN)
-    stored = judging_folds(stored, judged)
-    with parallel.one_blas_thread(), in_section(EnsembleParams, dataset, "ensemble"):
-        tried = {form: nested(task, stacks[PREDICTION], stored, judged, form) for form in FORMS}
-        losses = {form: found[0] for form, found in tried.items()}
-        fold, group = stored.fold[judged], stored.group[judged]
-        form = choose(losses, group)
-        blends = {}
-        for number in np.unique(fold).tolist():
-            other = fold != number
-            own = choose({f: rows[other] for f, rows in losses.items()}, group[other])
-            blends[number] = tried[own][1][number]
-        final = fit_blend(task, stacks[PREDICTION][:, judged], stored.targets[judged], form)
-        started = time.perf_counter()
-        blended = {prefix: apply(blends, final, stack, stored) for prefix, stack in stacks.items()}
-        seconds = time.perf_counter() - started
-    table = prediction_table(stored, task, blended)
-    write_table(table.iloc[np.flatnonzero(complete)], predictions)
-    alone = {
-        f"{name}_log_loss": log_loss(task, stored.targets[judged], member[judged])
-        for name, member in zip(names, stacks[PREDICTION], strict=True)
-    }
-    found = {
-        "rows": int(judged.sum()),
-        **dict(zip(names, final.weights.tolist(), strict=True)),
-        **alone,
-        "temperature": final.temperature,
-        "product": float(final.product),
-        **{f"{name}_nested_log_loss": float(rows.mean()) for name, rows in losses.items()},
-    }
-    write_json(found, weights)
-    spent = clock.write(cost, fitted=weights, predict_ms_per_row=1e3 * seconds / len(stored.ids))
-    mirror.finish(params={"members": names}, metrics=found | spent)
-    log.info(
-        "ensemble: %s, nested log loss %.4f on %d rows",
-        form,
-        log_loss(task, stored.targets[judged], blended[PREDICTION][judged]),
-        judged.sum(),
-    )
+@dataclass(frozen=True)
+class Fitted:
+    """The blends of a dataset, and how each form does on rows that it was not fitted on.
+
+    Attributes:
+        form: The one that is best on all rows.
+        final: The blend of that form, fitted on all rows.
+        blends: For each fold the blend of its rows, fitted on the others in the form that is best
+            there.
+        losses: By form the nested losses, `(n_judged_rows,)`.
+    """
+
+    form: Form
+    final: Blend
+    blends: Mapping[int, Blend]
+    losses: Mapping[Form, Floats]
+
+
+def fit(task: Task, members: Floats, folds: Folds, judged: Rows) -> Fitted:
+    """Fit and judge all forms, as the module says; the arguments are those of `nested`."""
+    tried = {form: nested(task, members, folds, judged, form) for form in FORMS}
+    losses = {form: found[0] for form, found in tried.items()}
+    fold, group = folds.fold[judged], folds.group[judged]
+    form = choose(losses, group)
+    blends = {}
+    for number in np.unique(fold).tolist():
+        other = fold != number
+        own = choose({f: rows[other] for f, rows in losses.items()}, group[other])
+        blends[number] = tried[own][1][number]
+    final = fit_blend(task, members[:, judged], folds.targets[judged], form)
+    return Fitted(form, final, blends, losses)
 
 
 def apply(blends: Mapping[int, Blend], final: Blend, stack: Floats, folds: Folds) -> Floats:
@@ -356,6 +354,53 @@ def apply(blends: Mapping[int, Blend], final: Blend, stack: Floats, folds: Folds
         held = folds.held(fold)
         blended[held] = blend(stack[:, held])
     return blended
+
+
+def main(*, dataset: str) -> None:
+    """Blend the models of one dataset."""
+    clock, layout = Cost(), Layout(dataset)
+    names = members_of(layout, read_params(EnsembleParams, layout).members)
+    task = read_task(layout.labels)
+    folds = read_folds(layout.folds, task)
+    stacks = read_members(layout, names, folds.ids, task)
+    with in_section(EnsembleParams, layout):
+        names, stacks = leave_out(names, stacks, folds)
+    members = stacks[PREDICTION]
+    complete = ~np.isnan(members).any(axis=(0, 2))
+    judged = complete & (folds.part == TRAIN)
+    folds = judging_folds(folds, judged)
+    with parallel.one_blas_thread(), in_section(EnsembleParams, layout):
+        found = fit(task, members, folds, judged)
+        started = time.perf_counter()
+        blended = {
+            prefix: apply(found.blends, found.final, stack, folds)
+            for prefix, stack in stacks.items()
+        }
+        seconds = time.perf_counter() - started
+    targets = folds.targets[judged]
+    alone = [log_loss(task, targets, member[judged]) for member in members]
+    table = prediction_table(folds, task, blended)
+    write_table(table.iloc[np.flatnonzero(complete)], layout.predictions(ENSEMBLE))
+    content = {
+        "rows": int(judged.sum()),
+        "temperature": found.final.temperature,
+        "product": float(found.final.product),
+        "weight": dict(zip(names, found.final.weights.tolist(), strict=True)),
+        "member_log_loss": dict(zip(names, alone, strict=True)),
+        "nested_log_loss": {form: float(rows.mean()) for form, rows in found.losses.items()},
+    }
+    write_json(content, layout.weights)
+    clock.write(
+        layout.cost(ENSEMBLE),
+        fitted=layout.weights,
+        predict_ms_per_row=1e3 * seconds / len(folds.ids),
+    )
+    log.info(
+        "ensemble: %s, nested log loss %.4f on %d rows",
+        found.form,
+        log_loss(task, targets, blended[PREDICTION][judged]),
+        judged.sum(),
+    )
 
 
 if __name__ == "__main__":

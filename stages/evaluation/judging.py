@@ -7,14 +7,15 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.core.folds import NO_FOLD, Folds, parts_of_groups
-from stages.core.tasks import Floats
+from stages.core.matrices import Floats
 
 PARTS = 5  # of the one fold that was predicted
+BATCH = 2**20  # counts of groups that a bootstrap holds at a time
 
 Rows = npt.NDArray[np.bool_]
 
 
-def mean_and_error(values: Floats, group: npt.NDArray[np.integer[Any]]) -> tuple[float, float]:
+def clustered_mean(values: Floats, group: npt.NDArray[np.integer[Any]]) -> tuple[float, float]:
     """Mean of the values that are known, and its standard error, clustered by group.
 
     Rows of a prompt are no independent draws (Liang and Zeger 1986). NaN where it is not known:
@@ -47,3 +48,27 @@ def judging_folds(folds: Folds, judged: Rows) -> Folds:
         return folds
     part = parts_of_groups(folds.group, PARTS, seed=0)
     return replace(folds, fold=np.where(judged, part, NO_FOLD))
+
+
+def resampled_sums(sums: Floats, samples: int, seed: int = 0) -> Floats:
+    """Sums over the rows of bootstrap samples, `(samples, n_columns)`.
+
+    Whole groups are drawn, with replacement: the rows of a group are not independent. The same
+    seed draws the same groups, if there are as many.
+
+    Args:
+        sums: Of the rows of each group, `(n_groups, n_columns)`.
+        samples: How many to draw.
+        seed: Of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    n = len(sums)
+    step = max(1, BATCH // n)
+    found = []
+    for start in range(0, samples, step):
+        rows = min(step, samples - start)
+        drawn = rng.integers(0, n, size=(rows, n), dtype=np.int32)
+        drawn += np.arange(rows, dtype=np.int32)[:, None] * n
+        counts = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n)
+        found.append(counts.astype(float) @ sums)
+    return np.concatenate(found)

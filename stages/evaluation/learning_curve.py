@@ -1,27 +1,21 @@
-r"""How little labelled data is enough: chosen models on nested fractions of the train folds.
+"""How little labelled data is enough: a model on nested fractions of the train folds.
 
-In: folds and feature sets. Out: one table for a plot, a row for each model and fraction, with its
-metrics on all out-of-fold rows. The rows of a smaller fraction are among those of each larger one
-(nested), and each class keeps its share but at least one row (stratified; a row of several labels
-counts as one of its rarest). Seeds draw the rows, and what a model draws: metrics are means over
-them, and `log_loss_seed_deviation` says how far the log loss strays; on all rows (fraction 1) that
-is the model's own chance. Folds and models are those of the models' own sections, without their
-search. Vocabulary and vectors need no labels: they are those of the whole train part.
+In: folds and feature sets. Out: one table for a plot, a row for each fraction, with the measures of
+all out-of-fold rows. The rows of a smaller fraction are among those of each larger one (nested),
+and each class keeps its share but at least one row (stratified; a row of several labels counts as
+one of its rarest). Seeds draw the rows, and what a model draws: figures are means over them, and
+`log_loss_seed_deviation` says how far the log loss strays; on all rows (fraction 1) that is the
+model's own chance. Folds and params are those of the model's own stage, without its search, and
+without augmented copies. Vocabulary and vectors need no labels: they are those of the whole train
+part.
 
-It imports the stages of the models: it fits what they fit, without augmented copies. No models in
-the params: an empty table.
-
-    python -m stages.evaluation.learning_curve --dataset demo --labels data/demo/labels.json \
-        --folds data/demo/folds.parquet --tfidf data/demo/tfidf --lsa data/demo/lsa \
-        --word2vec data/demo/word2vec --style data/demo/style.parquet --embed data/demo/embed \
-        --curve metrics/learning_curves/demo.csv
+    python -m stages.evaluation.learning_curve --dataset demo --model svm
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,67 +24,42 @@ from pydantic import AfterValidator, Field
 from tqdm import tqdm
 
 from stages.core.folds import Folds, Indices, read_folds
+from stages.core.layout import Layout
 from stages.core.params import Params, each_once, read_params
 from stages.core.tables import write_table
 from stages.core.tasks import Task, read_task
-from stages.evaluation.metrics import (
-    actual_labels,
-    decide,
-    decision_metrics,
-    nested_thresholds,
-    probability_metrics,
-)
+from stages.evaluation.measures import LOG_LOSS, columns, measured, standard_errors
+from stages.evaluation.metrics import nested_thresholds, scored
 from stages.models.fitting.crossfit import CrossFit, crossfit
 from stages.models.fitting.design import FeatureSets
-from stages.models.fitting.sample import Sample, rarest
+from stages.models.fitting.model import Model, load_model
+from stages.models.fitting.sample import rarest
 from stages.models.fitting.search import ModelParams
-from stages.models.fitting.seeds import Fit, Model, with_params
+from stages.models.fitting.seeds import with_params
 from stages.models.fitting.train import read_sets
-from stages.models.forest import ForestParams
-from stages.models.forest import fit as fit_forest
-from stages.models.lgbm import LgbmParams
-from stages.models.lgbm import fit as fit_lgbm
-from stages.models.logreg import LogregParams
-from stages.models.logreg import fit as fit_logreg
-from stages.models.svm import SvmParams
-from stages.models.svm import fit as fit_svm
-from stages.models.xgb import XgbParams
-from stages.models.xgb import fit as fit_xgb
 from stages.runtime.cli import run
-from stages.runtime.tracking import Mirror
 
 log = logging.getLogger("verdict")
 
 M = TypeVar("M", bound=ModelParams)
 
-METRICS = [  # columns of the table; those that the task has
-    "log_loss",
-    "log_loss_standard_error",
-    "accuracy",
-    "balanced_accuracy",
-    "subset_accuracy",
-    "macro_f1",
-    "micro_f1",
-    "mean_average_precision",
-    "macro_auc",
-]
-SEEDS, DEVIATION = "seeds", "log_loss_seed_deviation"
+MEASURES = [column.measure for column in columns("learning_curve")]  # those that the task has
+ERROR, SEEDS, DEVIATION = "log_loss_standard_error", "seeds", "log_loss_seed_deviation"
 
 
 class LearningCurveParams(Params):
-    """Section `learning_curve`: what to fit on which shares of each fold's training rows."""
+    """Section `learning_curve`: which shares of each fold's training rows to fit on."""
 
-    models: Annotated[
-        tuple[Literal["logreg", "svm", "forest", "xgb", "lgbm"], ...], AfterValidator(each_once)
-    ]
+    section = "learning_curve"
+
     fractions: Annotated[
         tuple[Annotated[float, Field(gt=0, le=1)], ...],
         Field(min_length=1),
         AfterValidator(each_once),
-    ]
+    ] = (0.01, 0.03, 0.1, 0.3, 1.0)
     seeds: Annotated[
         tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(each_once)
-    ]
+    ] = (0,)
 
 
 @dataclass(frozen=True)
@@ -102,19 +71,6 @@ class FewerRows(Folds):
     def train(self, fold: int | None) -> Indices:
         """The chosen rows of a fold's model; None: the whole train part."""
         return super().train(None) if fold is None else self.chosen[fold]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A model's params, and how it is fitted with them."""
-
-    params: ModelParams
-    fit: Fit
-
-    @classmethod
-    def of(cls, params: M, fit: Callable[[Sample, M, int], Model]) -> "Candidate":
-        """A model by its own `fit`."""
-        return cls(params, with_params(fit, params))
 
 
 def fewer_rows(folds: Folds, stratum: npt.NDArray[np.intp], fraction: float, seed: int) -> Folds:
@@ -131,76 +87,70 @@ def fewer_rows(folds: Folds, stratum: npt.NDArray[np.intp], fraction: float, see
 
 
 def judge(task: Task, folds: Folds, fitted: CrossFit) -> dict[str, float]:
-    """Metrics of the out-of-fold rows, labels given as in `score`."""
-    actual = actual_labels(task, folds.targets)
+    """Measures of the out-of-fold rows, labels given as in `score`."""
+    actual = task.has_classes(folds.targets)
     thresholds = nested_thresholds(actual, fitted.probabilities, folds.fold)
-    given = decide(task, fitted.probabilities, thresholds)
-    found = probability_metrics(task, folds.targets, fitted.probabilities, folds.group)
-    found |= decision_metrics(task, actual, given)
-    return {name: found[name] for name in METRICS if name in found}
+    rows = scored(task, folds.targets, fitted.probabilities, folds.group, thresholds)
+    found = measured(rows, MEASURES)
+    loss = found.pop(LOG_LOSS.key)
+    return {LOG_LOSS.key: loss, ERROR: standard_errors(rows)[LOG_LOSS.key], **found}
 
 
 def learning_curve(
     task: Task,
     folds: Folds,
     sets: FeatureSets,
-    candidates: Mapping[str, Candidate],
+    model: Model[M],
+    own: M,
     params: LearningCurveParams,
 ) -> pd.DataFrame:
-    """A row for each model and fraction; `rows` is the mean number of rows that a model saw.
+    """A row for each fraction; `rows` is the mean number of rows that a model saw.
 
-    Metrics are means over the seeds.
+    Measures are means over the seeds.
+
+    Args:
+        task: The task.
+        folds: Of the rows to judge.
+        sets: Their features.
+        model: The model to fit.
+        own: The params of the model.
+        params: The fractions and seeds.
     """
-    stratum = rarest(actual_labels(task, folds.targets))
-    trials = [(name, fraction) for name in candidates for fraction in sorted(params.fractions)]
+    stratum, fit = rarest(task.has_classes(folds.targets)), with_params(model.fit, own)
+    fractions = sorted(params.fractions)
     lines = []
-    for name, fraction in tqdm(trials, desc="learning_curve", unit="fit", disable=None):
-        model, judged, rows = candidates[name], [], []
+    for fraction in tqdm(fractions, desc=f"learning_curve {model.name}", disable=None):
+        judged, rows = [], []
         for seed in params.seeds:
             fewer = fewer_rows(folds, stratum, fraction, seed)
             fitted = crossfit(
-                task, fewer, sets, model.params.sources(), model.fit,
-                balance=model.params.balance, seed=model.params.seed + seed * len(folds.numbers),
-                spread=getattr(model.params, "workers", 1) > 1,
+                task, fewer, sets, own.sources(), fit, balance=own.balance,
+                seed=own.seed + seed * len(folds.numbers), runs=model.runs(task, own),
             )  # fmt: skip
             judged.append(judge(task, fewer, fitted))
             rows += [len(fewer.train(fold)) for fold in fewer.numbers]
         found = pd.DataFrame(judged)
-        spread = float(found["log_loss"].std(ddof=1)) if len(judged) > 1 else 0.0
+        deviation = float(found[LOG_LOSS.key].std(ddof=1)) if len(judged) > 1 else 0.0
         lines.append(
-            {"model": name, "fraction": fraction, "rows": float(np.mean(rows))}
+            {"model": model.name, "fraction": fraction, "rows": float(np.mean(rows))}
             | found.mean().to_dict()
-            | {SEEDS: len(judged), DEVIATION: spread}
+            | {SEEDS: len(judged), DEVIATION: deviation}
         )
-    head = ["model", "fraction", "rows", *METRICS, SEEDS, DEVIATION]
-    return pd.DataFrame(lines, columns=[n for n in head if not lines or n in lines[0]])
+    return pd.DataFrame(lines)
 
 
-def main(
-    *, dataset: str, labels: Path, folds: Path, tfidf: Path, lsa: Path, word2vec: Path,
-    style: Path, embed: Path, curve: Path,
-) -> None:  # fmt: skip
-    """Write the learning curves of the chosen models."""
-    params = read_params(LearningCurveParams, dataset, "learning_curve")
-    known: dict[str, Callable[[], Candidate]] = {
-        "logreg": lambda: Candidate.of(read_params(LogregParams, dataset, "logreg"), fit_logreg),
-        "svm": lambda: Candidate.of(read_params(SvmParams, dataset, "svm"), fit_svm),
-        "forest": lambda: Candidate.of(read_params(ForestParams, dataset, "forest"), fit_forest),
-        "xgb": lambda: Candidate.of(read_params(XgbParams, dataset, "xgb"), fit_xgb),
-        "lgbm": lambda: Candidate.of(read_params(LgbmParams, dataset, "lgbm"), fit_lgbm),
-    }
-    candidates: dict[str, Candidate] = {name: known[name]() for name in params.models}
-    mirror = Mirror("learning_curve", dataset, [labels, folds])
-    task = read_task(labels)
-    whole = read_folds(folds, task)
-    stored = whole.take(whole.judged)  # no other is to be predicted here
-    paths = {"tfidf": tfidf, "lsa": lsa, "word2vec": word2vec, "style": style, "embed": embed}
-    needed = {name for model in candidates.values() for name in model.params.sources()}
-    sets = read_sets(paths, needed, stored.ids)
-    table = learning_curve(task, stored, sets, candidates, params)
-    write_table(table, curve)
-    mirror.finish(params=params.model_dump(mode="json"), metrics={}, tables={"curve": curve})
-    log.info("learning_curve: %d points of %s", len(table), ", ".join(params.models) or "no model")
+def main(*, dataset: str, model: str) -> None:
+    """Write the learning curve of a model on a dataset."""
+    layout, chosen = Layout(dataset), load_model(model)
+    params = read_params(LearningCurveParams, layout)
+    own = read_params(chosen.params, layout, model)
+    task = read_task(layout.labels)
+    whole = read_folds(layout.folds, task)
+    folds = whole.take(whole.judged)  # no other is to be predicted here
+    sets = read_sets(layout, own.sources().keys(), folds.ids)
+    table = learning_curve(task, folds, sets, chosen, own, params)
+    write_table(table, layout.learning_curve(model))
+    log.info("learning_curve: %d points of %s", len(table), model)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Metrics of probabilities under (soft) targets, and the thresholds that make labels of them.
+"""What measures are computed from: classes given by thresholds, calibration, scores by class.
 
 All functions work on `(n_rows, n_classes)`. Where classes are exclusive, a row is given its most
 probable class; else each class whose probability reaches a threshold. Rare classes never make a
@@ -7,13 +7,14 @@ one that no row has or is given is left out of their means (as a tie where nobod
 metrics that compare rows of a class with the others leave out classes without both.
 """
 
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from stages.core.tasks import BOUND, Floats, Task
-from stages.evaluation.judging import mean_and_error
+from stages.core.matrices import Floats
+from stages.core.tasks import BOUND, Task
 
 Labels: TypeAlias = npt.NDArray[np.bool_]  # which classes each row has
 
@@ -22,9 +23,31 @@ DRAWS = 40  # of labels, to know the noise of a calibration error
 HALF = 0.5  # the threshold that needs no choosing
 
 
-def actual_labels(task: Task, targets: Floats) -> Labels:
-    """The classes of (soft) targets: the most probable one, or all of one half and more."""
-    return _largest(targets) if task.exclusive else targets >= HALF
+@dataclass(frozen=True)
+class Scored:
+    """Rows of one part: targets, probabilities, groups, the classes that they have and are given.
+
+    All are `(n_rows, n_classes)` but `group`, `(n_rows,)`.
+    """
+
+    task: Task
+    targets: Floats
+    probabilities: Floats
+    group: npt.NDArray[Any]
+    actual: Labels
+    given: Labels
+
+
+def scored(
+    task: Task,
+    targets: Floats,
+    probabilities: Floats,
+    group: npt.NDArray[Any],
+    thresholds: Floats | float,
+) -> Scored:
+    """Decide with `thresholds`: one for all, one per class, or one per row and class."""
+    given = decide(task, probabilities, thresholds)
+    return Scored(task, targets, probabilities, group, task.has_classes(targets), given)
 
 
 def decide(task: Task, probabilities: Floats, thresholds: Floats | float) -> Labels:
@@ -127,58 +150,6 @@ def bins(probabilities: Floats) -> npt.NDArray[np.intp]:
     return np.minimum((probabilities * BINS).astype(np.intp), BINS - 1)
 
 
-def probability_metrics(
-    task: Task, targets: Floats, probabilities: Floats, group: npt.NDArray[Any]
-) -> dict[str, float]:
-    """What can be said without decisions: log loss, Brier score, calibration, ranking.
-
-    The standard error of the log loss is clustered by `group`, `(n_rows,)`, and 0 of one group.
-    """
-    actual = actual_labels(task, targets)
-    losses = task.row_losses(targets, probabilities)
-    squares = np.square(targets - probabilities)
-    auc, precision = ranking(actual, probabilities)
-    loss, error = mean_and_error(losses, group)
-    found = {
-        "rows": float(len(targets)),
-        "log_loss": loss,
-        "log_loss_standard_error": float(np.nan_to_num(error)),
-        "brier": float((squares.sum(axis=1) if task.exclusive else squares.mean(axis=1)).mean()),
-        "expected_calibration_error": calibration_error(task, targets, probabilities),
-        "macro_auc": _mean(auc[two_sided(actual)], HALF),
-    }
-    if not task.exclusive:
-        found["mean_average_precision"] = _mean(precision[actual.any(axis=0)], 0.0)
-    return found
-
-
-def decision_metrics(task: Task, actual: Labels, given: Labels) -> dict[str, float]:
-    """What can be said of labels: accuracies, precision, recall and F1.
-
-    Where classes do not exclude each other, `accuracy` is the share of right decisions of all
-    (row, class), `subset_accuracy` that of rows with no wrong one, and `balanced_accuracy` the mean
-    over classes of the mean recall of having and of not having it.
-    """
-    right = actual == given
-    found = {"accuracy": float(right.all(axis=1).mean())}
-    recall = _recall(actual, given)
-    if task.exclusive:
-        found["balanced_accuracy"] = _mean(recall[actual.any(axis=0)], 0.0)
-    else:
-        found = {"accuracy": float(right.mean()), "subset_accuracy": found["accuracy"]}
-        both = (recall + _recall(~actual, ~given)) / 2
-        found["balanced_accuracy"] = _mean(both[two_sided(actual)], HALF)
-    scores = class_scores(actual, given)
-    weights = actual.sum(axis=0) / max(actual.sum(), 1)
-    pooled = class_scores(actual.reshape(-1, 1), given.reshape(-1, 1))
-    occurs = (actual | given).any(axis=0)
-    for name, values in scores.items():
-        found[f"macro_{name}"] = _mean(values[occurs], 0.0)
-        found[f"micro_{name}"] = float(pooled[name][0])
-        found[f"weighted_{name}"] = float(values @ weights)
-    return found
-
-
 def class_scores(actual: Labels, given: Labels) -> dict[str, Floats]:
     """Precision, recall and F1 of each class, `(n_classes,)`."""
     hits, n_actual, n_given = (x.sum(axis=0) for x in (actual & given, actual, given))
@@ -189,18 +160,24 @@ def class_scores(actual: Labels, given: Labels) -> dict[str, Floats]:
     }
 
 
-def ranking(actual: Labels, probabilities: Floats) -> tuple[Floats, Floats]:
-    """Area under the ROC curve, and average precision, of each class, `(n_classes,)`.
+def class_aucs(actual: Labels, probabilities: Floats) -> Floats:
+    """Area under the ROC curve of each class, `(n_classes,)`; 1/2 without both kinds of rows."""
+    from sklearn.metrics import roc_auc_score
 
-    A class without both kinds of rows has 1/2 and its share of the rows: those of a random order.
-    """
-    from sklearn.metrics import average_precision_score, roc_auc_score
-
-    auc, precision = np.full(actual.shape[1], HALF), actual.mean(axis=0)
+    found = np.full(actual.shape[1], HALF)
     for k in np.flatnonzero(two_sided(actual)):
-        auc[k] = roc_auc_score(actual[:, k], probabilities[:, k])
-        precision[k] = average_precision_score(actual[:, k], probabilities[:, k])
-    return auc, precision
+        found[k] = roc_auc_score(actual[:, k], probabilities[:, k])
+    return found
+
+
+def average_precisions(actual: Labels, probabilities: Floats) -> Floats:
+    """Average precision of each class, `(n_classes,)`; its share without both kinds of rows."""
+    from sklearn.metrics import average_precision_score
+
+    found: Floats = actual.mean(axis=0)
+    for k in np.flatnonzero(two_sided(actual)):
+        found[k] = average_precision_score(actual[:, k], probabilities[:, k])
+    return found
 
 
 def two_sided(actual: Labels) -> Labels:
@@ -212,11 +189,3 @@ def _largest(values: Floats) -> Labels:
     largest = np.zeros(values.shape, bool)
     np.put_along_axis(largest, values.argmax(axis=1)[:, None], True, axis=1)
     return largest
-
-
-def _recall(actual: Labels, given: Labels) -> Floats:
-    return class_scores(actual, given)["recall"]
-
-
-def _mean(values: Floats, otherwise: float) -> float:
-    return float(values.mean()) if len(values) else otherwise

@@ -1,37 +1,34 @@
-r"""Score the predictions of all models.
+"""Score the predictions of all models.
 
-In: predictions, folds (targets), and rows where the judge is known. Out, for each model: flat
-metrics of the out-of-fold rows and, with the prefix `dev_`, of a labelled dev part; a report of
-each class; two small tables for plots; the thresholds; and the loss of each out-of-fold row, which
-`compare` reads from Git. Where the rows carry the true probabilities (`truth_<class>`: the demo),
-the regret is the expected log loss under them beyond the best possible.
+In: predictions, folds (targets), and rows where the judge is known. Out, for each model: the
+measures of the out-of-fold rows (`oof`) and of a labelled dev part (`dev`); a report of each class;
+two small tables for plots; the thresholds; and the loss of each out-of-fold row, which `compare`
+reads from Git. Where the rows carry the true probabilities (`truth_<class>`: the demo), the regret
+is the expected log loss under them beyond the best possible (`known_judge`).
 
-Classes that do not exclude each other are given to a row by thresholds, a class each, chosen for
+Classes that do not exclude each other are given to a row by thresholds, one per class, chosen for
 macro-F1. They are judged nested: those for the rows of a fold were chosen on the other folds (where
 only one fold was predicted: for a part of it on its other parts); rows outside the train part get
-those of all out-of-fold rows, which are the ones written. Metrics with the fixed threshold of one
-half stand beside them as `<metric>_at_half`.
+those of all out-of-fold rows, which are the ones written. What the fixed threshold of one half
+gives stands beside them as `at_half`.
 
-    python -m stages.evaluation.score --dataset demo --labels data/demo/labels.json \
-        --folds data/demo/folds.parquet --rows data/demo/rows.parquet \
-        --predictions data/demo/predictions --models svm --models ensemble \
-        --metrics metrics/scores/demo --thresholds-out metrics/thresholds/demo \
-        --losses-out metrics/losses/demo --classes-out metrics/classes/demo \
-        --confusion-out metrics/confusion/demo --reliability-out metrics/reliability/demo
+    python -m stages.evaluation.score --dataset demo
 """
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from stages.core.build import judged_models
 from stages.core.errors import InputError
 from stages.core.folds import DEV, TEST, Folds, Indices, read_folds
+from stages.core.layout import Layout
+from stages.core.matrices import Floats
 from stages.core.predictions import OOF
 from stages.core.tables import (
     GROUP,
@@ -46,83 +43,65 @@ from stages.core.tables import (
     write_json,
     write_table,
 )
-from stages.core.tasks import Floats, Task, read_task
-from stages.evaluation.judging import judging_folds, mean_and_error
+from stages.core.tasks import Task, read_task
+from stages.evaluation.judging import clustered_mean, judging_folds
 from stages.evaluation.losses import LOSS, write_losses
+from stages.evaluation.measures import (
+    DECISIONS,
+    KNOWN_JUDGE,
+    QUALITY,
+    ROWS,
+    measured,
+    standard_errors,
+)
 from stages.evaluation.metrics import (
     HALF,
     Labels,
-    actual_labels,
+    Scored,
+    average_precisions,
     bins,
     calibration_noise,
     choose_thresholds,
-    class_calibration_error,
+    class_aucs,
     class_scores,
     decide,
-    decision_metrics,
     nested_thresholds,
-    probability_metrics,
-    ranking,
+    scored,
 )
 from stages.runtime.cli import run
-from stages.runtime.tracking import Mirror
+from stages.runtime.tracking import mirror
 
 log = logging.getLogger("verdict")
 
 NO_CLASS = "(none)"  # in the confusion of several labels: a label too many, or one that is missed
 
 
-@dataclass(frozen=True)
-class Scored:
-    """Rows of one part: targets, probabilities, groups, the labels that they have and are given."""
-
-    targets: Floats
-    probabilities: Floats
-    group: npt.NDArray[Any]
-    actual: Labels
-    given: Labels
-
-
-def scored(
-    task: Task,
-    targets: Floats,
-    probabilities: Floats,
-    group: npt.NDArray[Any],
-    thresholds: Floats,
-) -> Scored:
-    """Decide with `thresholds`: one a class, or one a row and class."""
-    actual = actual_labels(task, targets)
-    return Scored(targets, probabilities, group, actual, decide(task, probabilities, thresholds))
-
-
-def score(task: Task, part: Scored) -> dict[str, float]:
-    """All metrics of one part."""
-    found = probability_metrics(task, part.targets, part.probabilities, part.group)
-    found |= decision_metrics(task, part.actual, part.given)
-    if task.exclusive:
-        right = (part.actual == part.given).all(axis=1)
-        _, error = mean_and_error(right.astype(float), part.group)
-        found["accuracy_standard_error"] = float(np.nan_to_num(error))
-    found["class_calibration_error"] = class_calibration_error(part.targets, part.probabilities)
-    mean, bound = calibration_noise(task, part.probabilities)
-    found |= {"class_calibration_noise": mean, "class_calibration_noise_bound": bound}
-    if not task.exclusive:
-        fixed = decision_metrics(task, part.actual, decide(task, part.probabilities, HALF))
-        found |= {f"{name}_at_half": value for name, value in fixed.items()}
+def score(part: Scored) -> dict[str, Any]:
+    """All measures of one part."""
+    mean, bound = calibration_noise(part.task, part.probabilities)
+    found = {
+        **measured(part, (ROWS, *QUALITY)),
+        "class_calibration_noise": mean,
+        "class_calibration_noise_bound": bound,
+        "standard_error": standard_errors(part),
+    }
+    if not part.task.exclusive:
+        fixed = replace(part, given=decide(part.task, part.probabilities, HALF))
+        found["at_half"] = measured(fixed, DECISIONS)
     return found
 
 
-def report(task: Task, part: Scored, thresholds: Floats) -> pd.DataFrame:
-    """One row a class: its rows, how many are given it, and how well."""
-    auc, average_precision = ranking(part.actual, part.probabilities)
+def report(part: Scored, thresholds: Floats) -> pd.DataFrame:
+    """One row per class: its rows, how many are given it, and how well."""
+    task = part.task
     table = pd.DataFrame(
         {
             "class": task.classes,
             "rows": part.actual.sum(axis=0),
             "predicted": part.given.sum(axis=0),
             **class_scores(part.actual, part.given),
-            "auc": auc,
-            "average_precision": average_precision,
+            "auc": class_aucs(part.actual, part.probabilities),
+            "average_precision": average_precisions(part.actual, part.probabilities),
         }
     )
     if task.exclusive:
@@ -191,7 +170,7 @@ def reliability(
         bin_of = bins(probabilities[:, k])
         for number in np.unique(bin_of):
             inside = bin_of == number
-            actual, error = mean_and_error(targets[inside, k], group[inside])
+            actual, error = clustered_mean(targets[inside, k], group[inside])
             predicted = probabilities[inside, k].mean()
             lines.append((name, predicted, actual, inside.sum(), np.nan_to_num(error)))
     return pd.DataFrame(lines, columns=["class", "predicted", "actual", "rows", "error"])
@@ -221,20 +200,30 @@ def losses_table(folds: Folds, place: Indices, losses: Floats) -> pd.DataFrame:
 class Sheet:
     """What is written of one model."""
 
-    metrics: Mapping[str, float]
+    scores: Mapping[str, Mapping[str, Any]]
     thresholds: Mapping[str, float]
     losses: pd.DataFrame
     classes: pd.DataFrame
     confusion: pd.DataFrame
     reliability: pd.DataFrame
 
+    def write(self, layout: Layout, model: str) -> None:
+        """Write each into the file of the model."""
+        write_json(self.scores, layout.scores(model))
+        write_json(self.thresholds, layout.thresholds(model))
+        write_losses(self.losses, layout.losses(model))
+        write_table(self.classes, layout.classes(model))
+        write_table(self.confusion, layout.confusion(model))
+        write_table(self.reliability, layout.reliability(model))
 
-def judge(task: Task, folds: Folds, predictions: Path, rows: Path) -> Sheet:
-    """Score the table `predictions`; the truth is read from `rows`, where it is known.
+
+def judge(task: Task, folds: Folds, layout: Layout, model: str) -> Sheet:
+    """Score the predictions of a model; the truth is read from the rows, where it is known.
 
     Raises:
         InputError: An out-of-fold row is none of the folds'.
     """
+    predictions = layout.predictions(model)
     table = read_table(predictions)
     columns = [PREDICTION + name for name in task.classes]
     judged = table[table[PART] == OOF]
@@ -246,37 +235,29 @@ def judge(task: Task, folds: Folds, predictions: Path, rows: Path) -> Sheet:
     if not len(judged):  # a backbone that is not tuned on this dataset
         nothing = pd.DataFrame(columns=["class", "actual", "predicted", "f1"])
         no_losses = losses_table(folds, place, np.zeros(0))
-        return Sheet({"rows": 0}, {}, no_losses, nothing, nothing, nothing)
+        return Sheet({OOF: {ROWS.key: 0}}, {}, no_losses, nothing, nothing, nothing)
     targets, probabilities = folds.targets[place], judged[columns].to_numpy()
-    actual = actual_labels(task, targets)
+    actual = task.has_classes(targets)
     thresholds = choose_thresholds(actual, probabilities)
     parts = judging_folds(folds, np.isin(np.arange(len(folds.ids)), place))
     nested = nested_thresholds(actual, probabilities, parts.fold[place])
     oof = scored(task, targets, probabilities, folds.group[place], nested)
-    found = score(task, oof)
     losses = task.row_losses(targets, probabilities)
-    for fold in np.unique(folds.fold[place]).tolist():
-        found[f"log_loss_fold{fold}"] = float(losses[folds.fold[place] == fold].mean())
-    reports = [report(task, oof, thresholds).assign(part=OOF)]
+    found: dict[str, dict[str, Any]] = {OOF: score(oof)}
+    found[OOF]["fold_log_loss"] = {
+        str(fold): float(losses[folds.fold[place] == fold].mean())
+        for fold in np.unique(folds.fold[place])
+    }
+    reports = [report(oof, thresholds).assign(part=OOF)]
     dev = read_dev(table, folds, columns)
     if dev is not None:
         part = scored(task, *dev, thresholds)
-        found |= {f"{DEV}_{name}": value for name, value in score(task, part).items()}
-        reports.append(report(task, part, thresholds).assign(part=DEV))
+        found[DEV] = score(part)
+        reports.append(report(part, thresholds).assign(part=DEV))
     if task.symmetric:
-        found["swap_error"] = swap_error(task, table)
-    truth_columns = columns_with(rows, TRUTH)
-    if truth_columns:
-        truth = by_id(read_table(rows, [ID, *truth_columns]), table[ID], rows)
-        for prefix, selected in (("", table[PART] == OOF), ("test_", table[PART] == TEST)):
-            if not selected.any():
-                continue
-            known = regret(
-                task,
-                truth.loc[selected, truth_columns].to_numpy(),
-                table.loc[selected, columns].to_numpy(),
-            )
-            found |= {prefix + name: value for name, value in known.items()}
+        found[OOF]["swap_error"] = swap_error(task, table)
+    for name, known in known_judge(task, layout, table).items():
+        found.setdefault(name, {})[KNOWN_JUDGE] = known
     chosen = {} if task.exclusive else dict(zip(task.classes, thresholds.tolist(), strict=True))
     return Sheet(
         found,
@@ -288,49 +269,18 @@ def judge(task: Task, folds: Folds, predictions: Path, rows: Path) -> Sheet:
     )
 
 
-def main(
-    *,
-    dataset: str,
-    labels: Path,
-    folds: Path,
-    rows: Path,
-    predictions: Path,
-    models: list[str],
-    metrics: Path,
-    thresholds_out: Path,
-    losses_out: Path,
-    classes_out: Path,
-    confusion_out: Path,
-    reliability_out: Path,
-) -> None:
-    """Score the predictions of `models`, each into a file of its name in each folder."""
-    task = read_task(labels)
-    stored = read_folds(folds, task)
-    mirror = Mirror("score", dataset, [labels, folds])
-    for model in models:
-        sheet = judge(task, stored, predictions / f"{model}.parquet", rows)
-        write_json(sheet.metrics, metrics / f"{model}.json")
-        write_json(sheet.thresholds, thresholds_out / f"{model}.json")
-        write_losses(sheet.losses, losses_out / f"{model}.parquet")
-        tables = {
-            "classes": (sheet.classes, classes_out / f"{model}.csv"),
-            "confusion": (sheet.confusion, confusion_out / f"{model}.csv"),
-            "reliability": (sheet.reliability, reliability_out / f"{model}.csv"),
-        }
-        for table, path in tables.values():
-            write_table(table, path)
-        if not sheet.metrics["rows"]:
-            continue
-        plots = {name: path for name, (_, path) in tables.items()}
-        mirror.end_run(params={"model": model}, metrics=sheet.metrics, tables=plots)
-        log.info(
-            "score: %s: log loss %.4f, macro-F1 %.4f on %d rows",
-            model,
-            sheet.metrics["log_loss"],
-            sheet.metrics["macro_f1"],
-            sheet.metrics["rows"],
-        )
-    mirror.close()
+def known_judge(
+    task: Task, layout: Layout, predictions: pd.DataFrame
+) -> dict[str, dict[str, float]]:
+    """The regret of the out-of-fold and the test rows, if the rows carry true probabilities."""
+    truth_columns = columns_with(layout.rows, TRUTH)
+    if not truth_columns:
+        return {}
+    table = read_table(layout.rows, [ID, *truth_columns])
+    truth = by_id(table, predictions[ID], layout.rows)[truth_columns].to_numpy()
+    p = predictions[[PREDICTION + name for name in task.classes]].to_numpy()
+    rows = {part: (predictions[PART] == part).to_numpy() for part in (OOF, TEST)}
+    return {part: regret(task, truth[own], p[own]) for part, own in rows.items() if own.any()}
 
 
 def read_dev(
@@ -344,6 +294,20 @@ def read_dev(
     if not labelled.any():
         return None
     return targets[labelled], table.loc[labelled, columns].to_numpy(), folds.group[place][labelled]
+
+
+def main(*, dataset: str) -> None:
+    """Score the predictions of all models of a dataset."""
+    layout = Layout(dataset)
+    task = read_task(layout.labels)
+    folds = read_folds(layout.folds, task)
+    for model in judged_models(layout):
+        sheet = judge(task, folds, layout, model)
+        sheet.write(layout, model)
+        if rows := sheet.scores[OOF][ROWS.key]:
+            measures = (sheet.scores[OOF][key] for key in ("log_loss", "macro_f1"))
+            log.info("score: %s: log loss %.4f, macro-F1 %.4f on %d rows", model, *measures, rows)
+    mirror(dataset)
 
 
 if __name__ == "__main__":

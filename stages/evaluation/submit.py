@@ -1,4 +1,4 @@
-r"""Write the file to upload.
+"""Write the file to upload.
 
 In: predictions of the test part, rejects, folds, thresholds, raw data. Out: a CSV with the
 competition's own columns, each test id once, in the order of the sample submission, or without one
@@ -7,11 +7,7 @@ label in the raw file's own words: the likeliest class or, where classes do not 
 all that reach their threshold. A test row that was rejected at the door gets the class shares of
 the train part.
 
-    python -m stages.evaluation.submit --dataset arena --labels data/arena/labels.json --raw data/raw/arena \
-        --rejects data/arena/rejects.parquet --folds data/arena/folds.parquet \
-        --predictions data/arena/predictions/ensemble.parquet \
-        --thresholds metrics/thresholds/arena/ensemble.json \
-        --submission-out data/arena/submission.csv
+    python -m stages.evaluation.submit --dataset arena
 """
 
 import logging
@@ -25,9 +21,11 @@ from pydantic import Field, field_validator
 
 from stages.core.errors import InputError
 from stages.core.folds import TEST, read_folds
+from stages.core.layout import ENSEMBLE, Layout
+from stages.core.matrices import Floats
 from stages.core.params import Params, read_params
 from stages.core.tables import ID, PART, PREDICTION, read_json, read_table, write_table
-from stages.core.tasks import Floats, Task, read_task
+from stages.core.tasks import Task, read_task
 from stages.evaluation.metrics import decide
 from stages.runtime.cli import run
 
@@ -44,9 +42,9 @@ class LabelParams(Params):
     `at_least_one`, a row none of whose classes reaches its threshold gets the likeliest.
     """
 
-    separator: str | None
-    numbers_from: Annotated[int, Field(ge=0)] | None
-    at_least_one: bool
+    separator: str | None = None
+    numbers_from: Annotated[int, Field(ge=0)] | None = None
+    at_least_one: bool = True
 
 
 class SubmitParams(Params):
@@ -57,10 +55,12 @@ class SubmitParams(Params):
     `smallest`; `sample` is the sample submission in the raw folder, or null.
     """
 
+    section = "submit"
+
     columns: dict[str, str]
-    labels: LabelParams | None
-    sample: str | None
-    smallest: Annotated[float, Field(gt=0, lt=0.1)]
+    labels: LabelParams | None = None
+    sample: str | None = None
+    smallest: Annotated[float, Field(gt=0, lt=0.1)] = 0.0001
 
     @field_validator("columns")
     @classmethod
@@ -152,61 +152,60 @@ def read_thresholds(path: Path, task: Task) -> Floats:
     return np.array([stored[name] for name in task.classes], dtype=np.float64)
 
 
-def main(
-    *,
-    dataset: str,
-    labels: Path,
-    raw: Path,
-    rejects: Path,
-    folds: Path,
-    predictions: Path,
-    thresholds: Path,
-    submission_out: Path,
-) -> None:
-    """Write the submission."""
-    params = read_params(SubmitParams, dataset, "submit")
-    task = read_task(labels)
+def sample_ids(path: Path, columns: dict[str, str], test_ids: pd.Series) -> pd.Series:
+    """The ids of the sample submission at `path`, in its order.
+
+    Raises:
+        InputError: It has other columns, repeats an id or lacks one of `test_ids`.
+    """
+    sample = pd.read_csv(  # an id may be "NA"
+        path, dtype=str, keep_default_na=False, encoding="utf-8-sig"
+    )
+    if list(sample) != list(columns.values()):
+        raise InputError(
+            f"{path}: got the columns {list(sample)}; "
+            f"expected those of submit.columns: {list(columns.values())}"
+        )
+    ids: pd.Series = sample[columns[ID]]
+    faults = [f"{name!r} stands twice" for name in ids[ids.duplicated()]]
+    faults += [f"test id {name!r} is missing" for name in test_ids[~test_ids.isin(ids)]]
+    if faults:
+        raise InputError.listing(
+            f"{path}: got {len(ids)} ids; expected each test id once", faults[:10]
+        )
+    return ids
+
+
+def main(*, dataset: str) -> None:
+    """Write the submission of one dataset."""
+    layout = Layout(dataset)
+    params = read_params(SubmitParams, layout)
+    task = read_task(layout.labels)
     expected = [ID, *(task.classes if params.labels is None else [LABEL])]
     if sorted(params.columns) != sorted(expected):
         raise InputError(
-            f"params/{dataset}.yaml: submit.columns: got {list(params.columns)}; "
+            f"{layout.params}: submit.columns: got {list(params.columns)}; "
             f"expected the keys {expected}"
         )
-    stored = read_folds(folds, task)
-    table = read_table(predictions)
+    folds = read_folds(layout.folds, task)
+    table = read_table(layout.predictions(ENSEMBLE))
     test = table[table[PART] == TEST]
     if params.sample is None:
-        rejected = read_table(rejects)
+        rejected = read_table(layout.rejects)
         rejected_ids = rejected.loc[rejected[PART] == TEST, ID].dropna()
         ids = pd.concat([test[ID], rejected_ids]).drop_duplicates()
-    elif not (raw / params.sample).is_file():
+    elif not (layout.raw / params.sample).is_file():
         raise InputError(
-            f"params/{dataset}.yaml: submit.sample: no such file in {raw}, got {params.sample!r}; "
-            "expected the name of a sample submission, or null"
+            f"{layout.params}: submit.sample: no such file in {layout.raw}, got "
+            f"{params.sample!r}; expected the name of a sample submission, or null"
         )
     else:
-        sample = pd.read_csv(  # an id may be "NA"
-            raw / params.sample, dtype=str, keep_default_na=False, encoding="utf-8-sig"
-        )
-        if list(sample) != list(params.columns.values()):
-            raise InputError(
-                f"{raw / params.sample}: got the columns {list(sample)}; "
-                f"expected those of submit.columns: {list(params.columns.values())}"
-            )
-        ids = sample[params.columns[ID]]
-        faults = [f"{name!r} stands twice" for name in ids[ids.duplicated()]]
-        lost = test.loc[~test[ID].isin(ids), ID]
-        faults += [f"test id {name!r} is missing" for name in lost]
-        if faults:
-            raise InputError.listing(
-                f"{raw / params.sample}: got {len(ids)} ids; expected each test id once",
-                faults[:10],
-            )
-    prior = stored.targets[stored.train(None)].mean(axis=0)
-    limits = read_thresholds(thresholds, task)
+        ids = sample_ids(layout.raw / params.sample, params.columns, test[ID])
+    prior = folds.targets[folds.train(None)].mean(axis=0)
+    limits = read_thresholds(layout.thresholds(ENSEMBLE), task)
     table = submission(ids, test, prior, limits, task, params)
-    write_table(table, submission_out)
-    log.info("submit: %d rows -> %s", len(table), submission_out)
+    write_table(table, layout.submission)
+    log.info("submit: %d rows -> %s", len(table), layout.submission)
 
 
 if __name__ == "__main__":

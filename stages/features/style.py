@@ -1,4 +1,4 @@
-r"""How texts are written, in named numbers.
+"""How texts are written, in named numbers.
 
 In: rows.parquet (a text, or turns of prompt and answers). Out: style.parquet, `id` and float32
 columns `<text column>.<feature>` for each text. For pairs also how an answer takes up its prompt,
@@ -10,8 +10,7 @@ https://lmsys.org/blog/2024-08-28-style-control). Here the compression of an ans
 prompt, copied and repeated word trigrams, and capitalised words (names) add most to them;
 docs/log.md has the measurements.
 
-    python -m stages.features.style --dataset demo --labels data/demo/labels.json \
-        --rows data/demo/augmented/rows.parquet --style data/demo/style.parquet
+    python -m stages.features.style --dataset demo
 """
 
 import logging
@@ -20,12 +19,12 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 
+from stages.core.layout import Layout
 from stages.core.tables import columns_with
 from stages.core.tasks import PAIR, TEXT, Preference, read_task
 from stages.features._text import WINDOW, Features, Text, measure
@@ -163,13 +162,15 @@ def _common_prefix(a: str, b: str) -> int:
     return low
 
 
-def main(*, dataset: str, labels: Path, rows: Path, style: Path) -> None:
-    """Write style.parquet from rows.parquet."""
-    task = read_task(labels)
-    columns = task.text_columns
+def main(*, dataset: str) -> None:
+    """Write the style features of all rows, copies included."""
+    layout = Layout(dataset)
+    style = layout.features("style")
+    columns = read_task(layout.labels).text_columns
     n_rows = map_table(
-        partial(apply, columns=columns), rows, columns, style, size=CHUNK, alone=CHUNK + 1
-    )
+        partial(apply, columns=columns), layout.augmented_rows, columns, style,
+        size=CHUNK, alone=CHUNK + 1,
+    )  # fmt: skip
     log.info("style: %d rows of %s, %d features", n_rows, dataset, len(columns_with(style, "")) - 1)
 
 

@@ -1,4 +1,4 @@
-r"""Counts of word and character n-grams, ready for idf.
+"""Counts of word and character n-grams, ready for idf.
 
 In: cleaned tokens and folds. Out: for each text column a sparse matrix of sublinear term
 frequencies over one vocabulary (`tfidf/`), and the coordinates of each text in the space of a
@@ -10,9 +10,7 @@ linear models are fitted later, inside the fold. Counting is exact and works on 
 batch (on a cluster its nodes count): in memory are the words of the texts that the vocabulary is
 fitted on, and the batches at work.
 
-    python -m stages.features.tfidf --dataset demo --labels data/demo/labels.json \
-        --clean data/demo/clean.parquet --folds data/demo/augmented/folds.parquet \
-        --tfidf data/demo/tfidf --lsa data/demo/lsa
+    python -m stages.features.tfidf --dataset demo
 """
 
 import logging
@@ -31,12 +29,14 @@ from scipy import sparse
 from stages.core.blocks import blocks_writer, read_blocks, read_state
 from stages.core.errors import InputError
 from stages.core.folds import Indices
+from stages.core.idf import WORD, fit_idf, weigh
+from stages.core.layout import Layout
+from stages.core.matrices import Block, Floats, Matrix
 from stages.core.params import Params, read_params
 from stages.core.tables import read_json
-from stages.core.tasks import Block, Floats, Matrix, read_task
+from stages.core.tasks import read_task
 from stages.features import _corpus
 from stages.features._ngrams import Pieces, Terms, Tokens, texts_with, word_ngrams
-from stages.features.idf import WORD, fit_idf, weigh
 from stages.runtime import parallel
 from stages.runtime.cli import run
 
@@ -68,7 +68,19 @@ class NgramParams(Params):
 class WordParams(NgramParams):
     """Word n-grams; three word numbers are what a 64-bit key holds."""
 
-    longest: Annotated[int, Field(le=3)]
+    shortest: Annotated[int, Field(ge=1)] = 1
+    longest: Annotated[int, Field(le=3)] = 2
+    min_df: Annotated[int, Field(ge=1)] = 2
+    max_features: Annotated[int, Field(ge=1)] = 60_000
+
+
+class CharacterParams(NgramParams):
+    """Character n-grams."""
+
+    shortest: Annotated[int, Field(ge=1)] = 2
+    longest: Annotated[int, Field(le=8)] = 5
+    min_df: Annotated[int, Field(ge=1)] = 3
+    max_features: Annotated[int, Field(ge=1)] = 60_000
 
 
 class TfidfParams(Params):
@@ -78,12 +90,14 @@ class TfidfParams(Params):
     SVD has `lsa_components` and is fitted on about `lsa_texts`. Both are drawn with `seed`.
     """
 
-    words: WordParams
-    characters: NgramParams
-    max_texts: Annotated[int, Field(ge=1)]
-    lsa_components: Annotated[int, Field(ge=1)]
-    lsa_texts: Annotated[int, Field(ge=1)]
-    seed: Annotated[int, Field(ge=0)]
+    section = "tfidf"
+
+    words: WordParams = WordParams()
+    characters: CharacterParams = CharacterParams()
+    max_texts: Annotated[int, Field(ge=1)] = 200_000
+    lsa_components: Annotated[int, Field(ge=1)] = 64
+    lsa_texts: Annotated[int, Field(ge=1)] = 20_000
+    seed: Annotated[int, Field(ge=0)] = 0
 
 
 @dataclass(frozen=True)
@@ -255,21 +269,22 @@ def row_batches(blocks: Mapping[str, Block]) -> Iterator[dict[str, sparse.csr_ma
         yield {column: block.X[rows] for column, block in blocks.items()}
 
 
-def main(*, dataset: str, labels: Path, clean: Path, folds: Path, tfidf: Path, lsa: Path) -> None:
-    """Write the folders `tfidf` and `lsa` from the cleaned tokens."""
-    params = read_params(TfidfParams, dataset, "tfidf")
-    task = read_task(labels)
-    corpus = _corpus.read_corpus(clean, folds, task.text_columns)
+def main(*, dataset: str) -> None:
+    """Write the feature sets `tfidf` and `lsa` from the cleaned tokens."""
+    layout = Layout(dataset)
+    params = read_params(TfidfParams, layout)
+    task = read_task(layout.labels)
+    corpus = _corpus.read_corpus(layout.clean, layout.augmented_folds, task.text_columns)
     drawn = corpus.train.draw(params.max_texts, params.seed)
     vocabulary, terms = fit((text for _, texts in drawn for text in texts), params)
     names = vocabulary.names
-    with blocks_writer(tfidf, corpus.ids) as append:
+    with blocks_writer(layout.features("tfidf"), corpus.ids) as append:
         for matrices in corpus.map(partial(frequencies, terms=terms)):
             append(as_blocks(matrices, names))
-    blocks = read_blocks(tfidf, corpus.ids)
+    blocks = read_blocks(layout.features("tfidf"), corpus.ids)
     latent = fit_latent(list(blocks.values()), params, np.flatnonzero(corpus.is_train))
     project = partial(coordinates, latent=latent, names=names)
-    with blocks_writer(lsa, corpus.ids, {"svd": vars(latent)}) as append:
+    with blocks_writer(layout.features("lsa"), corpus.ids, {"svd": vars(latent)}) as append:
         for vectors in parallel.stream(project, row_batches(blocks)):
             append(task.relate(vectors))
     log.info(

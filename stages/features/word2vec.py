@@ -1,4 +1,4 @@
-r"""Mean word vectors of each text, from word2vec trained on the texts themselves.
+"""Mean word vectors of each text, from word2vec trained on the texts themselves.
 
 In: cleaned tokens and folds. Out: a folder with a dense matrix for each text column (the mean of
 its words' vectors, weighted by idf; Mikolov et al. 2013 for the vectors, Arora et al. 2017 for why
@@ -7,9 +7,7 @@ part, with one worker: with more, gensim's threads race and no two runs are equa
 these texts; then all are read twice in batches, for the idf and for the means (on a cluster by its
 nodes).
 
-    python -m stages.features.word2vec --dataset demo --labels data/demo/labels.json \
-        --clean data/demo/clean.parquet --folds data/demo/augmented/folds.parquet \
-        --word2vec data/demo/word2vec
+    python -m stages.features.word2vec --dataset demo
 """
 
 import logging
@@ -26,11 +24,13 @@ from scipy import sparse
 
 from stages.core.blocks import blocks_writer, read_state
 from stages.core.errors import InputError
+from stages.core.idf import fit_idf
+from stages.core.layout import Layout
+from stages.core.matrices import Block, Floats
 from stages.core.params import Params, read_params
-from stages.core.tasks import Block, Floats, Task, read_task
+from stages.core.tasks import Task, read_task
 from stages.features._corpus import Corpus, read_corpus
 from stages.features._ngrams import Tokens
-from stages.features.idf import fit_idf
 from stages.runtime.cli import run
 
 log = logging.getLogger("verdict")
@@ -46,14 +46,16 @@ class Word2vecParams(Params):
     The vectors are trained on about `max_texts` texts of the train part, drawn with `seed`.
     """
 
-    dimensions: Annotated[int, Field(ge=1)]
-    window: Annotated[int, Field(ge=1)]
-    min_count: Annotated[int, Field(ge=1)]
-    epochs: Annotated[int, Field(ge=1)]
-    negative: Annotated[int, Field(ge=1)]
-    skip_gram: bool
-    max_texts: Annotated[int, Field(ge=1)]
-    seed: Annotated[int, Field(ge=0)]
+    section = "word2vec"
+
+    dimensions: Annotated[int, Field(ge=1)] = 300
+    window: Annotated[int, Field(ge=1)] = 5
+    min_count: Annotated[int, Field(ge=1)] = 2
+    epochs: Annotated[int, Field(ge=1)] = 5
+    negative: Annotated[int, Field(ge=1)] = 5
+    skip_gram: bool = True
+    max_texts: Annotated[int, Field(ge=1)] = 50_000
+    seed: Annotated[int, Field(ge=0)] = 0
 
 
 class Sentences:
@@ -159,16 +161,17 @@ def related_means(texts: pd.DataFrame, vectors: Vectors, task: Task) -> dict[str
     return task.relate(vectors.apply(texts))
 
 
-def main(*, dataset: str, labels: Path, clean: Path, folds: Path, word2vec: Path) -> None:
-    """Write the folder `word2vec` from the cleaned tokens."""
-    params = read_params(Word2vecParams, dataset, "word2vec")
-    task = read_task(labels)
-    corpus = read_corpus(clean, folds, task.text_columns)
+def main(*, dataset: str) -> None:
+    """Write the feature set `word2vec` from the cleaned tokens."""
+    layout = Layout(dataset)
+    params = read_params(Word2vecParams, layout)
+    task = read_task(layout.labels)
+    corpus = read_corpus(layout.clean, layout.augmented_folds, task.text_columns)
     words, vectors = fit(drawn_texts(corpus, params), params)
     idf = fit_idf(corpus.train.map(partial(count_all, words=words)))
     means = partial(related_means, vectors=Vectors(words, vectors, idf), task=task)
     state = {"vectors": {"words": np.array(words), "vectors": vectors, "idf": idf}}
-    with blocks_writer(word2vec, corpus.ids, state) as append:
+    with blocks_writer(layout.features("word2vec"), corpus.ids, state) as append:
         for blocks in corpus.map(means):
             append(blocks)
     log.info(

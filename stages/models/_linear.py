@@ -10,7 +10,8 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
 from stages.core.folds import Indices
-from stages.core.tasks import Floats, Matrix, Task
+from stages.core.matrices import Floats, Matrix
+from stages.core.tasks import Task
 from stages.models.fitting.sample import Sample
 
 

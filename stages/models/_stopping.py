@@ -1,25 +1,13 @@
 """Early stopping that does not look at the fold that is to be predicted."""
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
-from pydantic import Field
-
-from stages.core.params import Params
+from stages.core.stopping import StoppingParams
 from stages.models.fitting.sample import Sample
-from stages.models.fitting.seeds import Model, mean_of
+from stages.models.fitting.seeds import Fitted, mean_of
 
 R = TypeVar("R")  # a number of rounds, or one for each of several models
-
-
-class StoppingParams(Params):
-    """Stop when the loss on the holdout fell no more for `patience` rounds.
-
-    The holdout is one of `holdout_parts` parts of the groups.
-    """
-
-    patience: Annotated[int, Field(ge=1)]
-    holdout_parts: Annotated[int, Field(ge=2)]
 
 
 def fit_rounds(
@@ -27,8 +15,8 @@ def fit_rounds(
     stopping: StoppingParams | None,
     rounds: R,
     seeds: Sequence[int],
-    fit: Callable[[Sample, R, Sample | None, int], tuple[Model, R]],
-) -> Model:
+    fit: Callable[[Sample, R, Sample | None, int], tuple[Fitted, R]],
+) -> Fitted:
     """Fit a model a seed with at most `rounds` rounds: their mean.
 
     With `stopping`, the number of rounds is found on a holdout drawn by group from the sample

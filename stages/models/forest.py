@@ -1,4 +1,4 @@
-r"""Random forest on word2vec and style features (Breiman 2001).
+"""Random forest on word2vec and style features (Breiman 2001).
 
 In: folds and feature sets. Out: a model for each fold, out-of-fold and test predictions.
 scikit-learn grows one forest for all classes on their 0/1 targets: the variance that it lowers is
@@ -6,11 +6,7 @@ Gini's impurity, and soft targets and rows with several classes need no forest o
 is a vote of few rows, so its class shares are drawn to those of the whole sample (m-estimate:
 Cestnik 1990), and no class gets a zero. Each forest grows on one thread, the folds side by side.
 
-    python -m stages.models.forest --dataset demo --labels data/demo/labels.json \
-        --folds data/demo/augmented/folds.parquet --word2vec data/demo/word2vec \
-        --style data/demo/style.parquet --embed data/demo/embed --model models/demo/forest \
-        --predictions data/demo/predictions/forest.parquet --trials metrics/trials/demo/forest.csv \
-        --cost metrics/cost/demo/forest.json
+    python -m stages.models.forest --dataset demo
 """
 
 from dataclasses import dataclass, fields
@@ -22,12 +18,13 @@ import numpy.typing as npt
 from pydantic import Field
 from safetensors.numpy import load_file, save_file
 
-from stages.core.params import read_params
-from stages.core.tasks import Floats, Matrix, Task
+from stages.core.matrices import Floats, Matrix
+from stages.core.tasks import Task
 from stages.models.fitting.design import SourceParams
+from stages.models.fitting.model import Model
 from stages.models.fitting.sample import Sample
 from stages.models.fitting.search import ModelParams
-from stages.models.fitting.train import train
+from stages.models.fitting.train import training_stage
 from stages.runtime.cli import run
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -41,14 +38,14 @@ class ForestParams(ModelParams):
     sample weigh in a leaf.
     """
 
-    trees: Annotated[int, Field(ge=1)]
-    max_features: Share
-    max_samples: Share
-    max_rows: Annotated[int, Field(ge=1)]
-    min_samples_leaf: Annotated[int, Field(ge=1)]
-    smoothing: Annotated[float, Field(gt=0)]
-    word2vec: SourceParams
-    style: SourceParams
+    trees: Annotated[int, Field(ge=1)] = 100
+    max_features: Share = 0.05
+    max_samples: Share = 0.3
+    max_rows: Annotated[int, Field(ge=1)] = 10_000
+    min_samples_leaf: Annotated[int, Field(ge=1)] = 5
+    smoothing: Annotated[float, Field(gt=0)] = 0.1
+    word2vec: SourceParams = SourceParams()
+    style: SourceParams = SourceParams()
 
 
 @dataclass(frozen=True)
@@ -143,18 +140,8 @@ def _flatten(trees: list[Any], shares: Floats, smoothing: float) -> Forest:
     )
 
 
-def main(
-    *, dataset: str, labels: Path, folds: Path, word2vec: Path, style: Path, embed: Path,
-    model: Path, predictions: Path, trials: Path, cost: Path,
-) -> None:  # fmt: skip
-    """Cross-fit a random forest on word2vec and style."""
-    params = read_params(ForestParams, dataset, "forest")
-    train(
-        params, fit, dataset=dataset, labels=labels, folds=folds,
-        sets={"word2vec": word2vec, "style": style, "embed": embed},
-        model=model, predictions=predictions, trials=trials, cost=cost,
-    )  # fmt: skip
-
+MODEL = Model("forest", ForestParams, fit, Forest.load)
+main = training_stage(MODEL)
 
 if __name__ == "__main__":
     run(main)

@@ -1,14 +1,10 @@
-r"""LightGBM on tf-idf (its latent semantic coordinates) and style features.
+"""LightGBM on tf-idf (its latent semantic coordinates) and style features.
 
 In: folds and feature sets. Out: a model for each fold, out-of-fold and test predictions. Boosters
 want few dense columns: on the sparse matrix itself a fit takes ten times as long. Each model runs
 on one thread, the folds side by side.
 
-    python -m stages.models.lgbm --dataset demo --labels data/demo/labels.json \
-        --folds data/demo/augmented/folds.parquet --lsa data/demo/lsa \
-        --style data/demo/style.parquet --embed data/demo/embed --model models/demo/lgbm \
-        --predictions data/demo/predictions/lgbm.parquet --trials metrics/trials/demo/lgbm.csv \
-        --cost metrics/cost/demo/lgbm.json
+    python -m stages.models.lgbm --dataset demo
 """
 
 from dataclasses import dataclass
@@ -19,41 +15,37 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from stages.core.params import read_params
-from stages.core.tasks import Floats, Matrix, Task
-from stages.models._distributed import Workers, grow_together
-from stages.models._stopping import StoppingParams, fit_rounds
+from stages.core.matrices import Floats, Matrix
+from stages.core.tasks import Task
+from stages.models._boosting import BoostingParams, grow_together, spread_if_shared
+from stages.models._stopping import fit_rounds
 from stages.models.fitting.design import SourceParams
+from stages.models.fitting.model import Model
 from stages.models.fitting.sample import Sample
-from stages.models.fitting.seeds import Model, SeededParams
-from stages.models.fitting.train import train
+from stages.models.fitting.seeds import Fitted
+from stages.models.fitting.train import training_stage
 from stages.runtime.cli import run
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Rounds: TypeAlias = tuple[int, ...]  # of each booster
 
 
-class LgbmParams(SeededParams):
+class LgbmParams(BoostingParams):
     """Section `lgbm`: LightGBM's own names and meanings, but for `rounds` and `workers`."""
 
-    rounds: Annotated[int, Field(ge=1)]
-    learning_rate: Annotated[float, Field(gt=0, le=1)]
-    num_leaves: Annotated[int, Field(ge=2)]
-    min_data_in_leaf: Annotated[int, Field(ge=1)]
-    bagging_fraction: Share
-    feature_fraction: Share
-    lambda_l1: Annotated[float, Field(ge=0)]
-    lambda_l2: Annotated[float, Field(ge=0)]
-    max_bin: Annotated[int, Field(ge=2)]
-    extra_trees: bool
-    stopping: StoppingParams | None
-    workers: Workers
-    lsa: SourceParams
-    style: SourceParams
+    num_leaves: Annotated[int, Field(ge=2)] = 15
+    min_data_in_leaf: Annotated[int, Field(ge=1)] = 40
+    bagging_fraction: Share = 0.7
+    feature_fraction: Share = 0.3
+    lambda_l1: Annotated[float, Field(ge=0)] = 0.0
+    lambda_l2: Annotated[float, Field(ge=0)] = 20.0
+    max_bin: Annotated[int, Field(ge=2)] = 63
+    extra_trees: bool = True
+    lsa: SourceParams = SourceParams()
+    style: SourceParams = SourceParams()
 
     def booster(self, task: Task, seed: int) -> dict[str, Any]:
         """The params in LightGBM's form."""
-        own = {*SeededParams.model_fields, *self.sources(), "rounds", "stopping", "workers"}
         objective = (
             {"objective": "multiclass", "num_class": len(task.classes)}
             if task.exclusive
@@ -63,7 +55,7 @@ class LgbmParams(SeededParams):
             "bagging_freq": 1, "seed": seed, "verbosity": -1, "num_threads": 1,
             "deterministic": True, "force_row_wise": True, "data_random_seed": self.seed,
         }  # fmt: skip
-        return {**self.model_dump(exclude=own), **objective, **fixed}
+        return {**self.own(), **objective, **fixed}
 
 
 @dataclass(frozen=True)
@@ -97,21 +89,21 @@ class Lgbm:
             raise ValueError(str(error)) from error
 
 
-Fitted: TypeAlias = tuple[Lgbm, Rounds]
+Grown: TypeAlias = tuple[Lgbm, Rounds]
 
 
 def _paths(stem: Path, n: int) -> list[str]:
     return [f"{stem}.{number}.txt" for number in range(n)] if n > 1 else [f"{stem}.txt"]
 
 
-def fit(sample: Sample, params: LgbmParams, seed: int) -> Model:
+def fit(sample: Sample, params: LgbmParams, seed: int) -> Fitted:
     """Fit, with early stopping where the params ask for it."""
     import lightgbm
 
     def bins(part: Sample) -> Any:
         return lightgbm.Dataset(part.X, weight=part.weight)
 
-    def grow(part: Sample, rounds: Rounds, holdout: Sample | None, seed: int) -> Fitted:
+    def grow(part: Sample, rounds: Rounds, holdout: Sample | None, seed: int) -> Grown:
         if params.workers == 1:
             return boost(whole if part is sample else bins(part), part, rounds, holdout, seed, {})
         return grow_together(
@@ -123,7 +115,7 @@ def fit(sample: Sample, params: LgbmParams, seed: int) -> Model:
     def boost(
         data: Any, part: Sample, rounds: Rounds, holdout: Sample | None, seed: int,
         network: dict[str, Any],
-    ) -> Fitted:  # fmt: skip
+    ) -> Grown:  # fmt: skip
         labels = [(data, _labels(part))]
         watch: dict[str, Any] = {}
         if holdout is not None and params.stopping is not None:
@@ -151,22 +143,8 @@ def _labels(sample: Sample) -> npt.NDArray[Any]:
     return sample.y.T if sample.y.ndim == 2 else sample.y[None]
 
 
-def main(
-    *, dataset: str, labels: Path, folds: Path, lsa: Path, style: Path, embed: Path,
-    model: Path, predictions: Path, trials: Path, cost: Path,
-) -> None:  # fmt: skip
-    """Cross-fit LightGBM on latent semantic coordinates and style."""
-    # As deep in the stack as `fit` is called, its import takes .3 s longer: Python 3.11 frees and
-    # allocates a chunk of its stack in each of many thousand calls.
-    import lightgbm  # noqa: F401
-
-    params = read_params(LgbmParams, dataset, "lgbm")
-    train(
-        params, fit, dataset=dataset, labels=labels, folds=folds,
-        sets={"lsa": lsa, "style": style, "embed": embed},
-        model=model, predictions=predictions, trials=trials, cost=cost, spread=params.workers > 1,
-    )  # fmt: skip
-
+MODEL = Model("lgbm", LgbmParams, fit, Lgbm.load, runs=spread_if_shared)
+main = training_stage(MODEL)
 
 if __name__ == "__main__":
     run(main)

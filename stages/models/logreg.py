@@ -1,32 +1,27 @@
-r"""Logistic regression on tf-idf and style features.
+"""Logistic regression on tf-idf and style features.
 
 In: folds and feature sets. Out: a model for each fold, out-of-fold and test predictions. A convex
 problem: fitted on both orders of each pair, its solution is itself symmetric under the swap. Texts
 get scikit-learn's, by the stochastic average gradient (Schmidt et al. 2017): after some ten
 passes its held-out loss is that of the optimum, which L-BFGS reaches after 150 to 350.
 
-    python -m stages.models.logreg --dataset demo --labels data/demo/labels.json \
-        --folds data/demo/augmented/folds.parquet --tfidf data/demo/tfidf \
-        --style data/demo/style.parquet --embed data/demo/embed --model models/demo/logreg \
-        --predictions data/demo/predictions/logreg.parquet --trials metrics/trials/demo/logreg.csv \
-        --cost metrics/cost/demo/logreg.json
+    python -m stages.models.logreg --dataset demo
 """
 
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 from pydantic import Field
 from scipy.special import log_softmax
 
-from stages.core.params import read_params
-from stages.core.tasks import Floats
+from stages.core.matrices import Floats
 from stages.models._linear import Linear, fit_linear
 from stages.models._symmetric import Curvature, OddEven, descend
-from stages.models.fitting.design import SourceParams
+from stages.models.fitting.design import ScaledSource, SourceParams
+from stages.models.fitting.model import Model
 from stages.models.fitting.sample import Sample
 from stages.models.fitting.search import ModelParams
-from stages.models.fitting.train import train
+from stages.models.fitting.train import training_stage
 from stages.runtime.cli import run
 
 TOLERANCE = 3e-2  # largest change of a weight in a pass, as a share of the largest weight
@@ -36,9 +31,9 @@ SLOPE = 1e-6  # largest slope of the loss of pairs at the end
 class LogregParams(ModelParams):
     """Section `logreg`: `C` is the inverse strength of the L2 penalty, as in scikit-learn."""
 
-    C: Annotated[float, Field(gt=0)]
-    tfidf: SourceParams
-    style: SourceParams
+    C: Annotated[float, Field(gt=0)] = 3.0
+    tfidf: SourceParams = SourceParams()
+    style: ScaledSource = ScaledSource()
 
 
 def fit(sample: Sample, params: LogregParams, seed: int) -> Linear:
@@ -92,18 +87,8 @@ def _fit_symmetric(sample: Sample, params: LogregParams) -> Linear:
     )
 
 
-def main(
-    *, dataset: str, labels: Path, folds: Path, tfidf: Path, style: Path, embed: Path,
-    model: Path, predictions: Path, trials: Path, cost: Path,
-) -> None:  # fmt: skip
-    """Cross-fit logistic regression on tf-idf and style."""
-    params = read_params(LogregParams, dataset, "logreg")
-    train(
-        params, fit, dataset=dataset, labels=labels, folds=folds,
-        sets={"tfidf": tfidf, "style": style, "embed": embed},
-        model=model, predictions=predictions, trials=trials, cost=cost,
-    )  # fmt: skip
-
+MODEL = Model("logreg", LogregParams, fit, Linear.load)
+main = training_stage(MODEL)
 
 if __name__ == "__main__":
     run(main)

@@ -1,19 +1,14 @@
-r"""Dense layers in torch on word2vec and style features: the baseline without a pretrained network.
+"""Dense layers in torch on word2vec and style features: the baseline without a pretrained network.
 
 In: folds and feature sets. Out: a model for each fold, out-of-fold and test predictions. ReLU
 layers with dropout, trained with AdamW. Every draw (weights, batches, dropout) comes from a
 generator of the model's own, so that folds can run side by side.
 
-    python -m stages.models.mlp --dataset demo --labels data/demo/labels.json \
-        --folds data/demo/augmented/folds.parquet --word2vec data/demo/word2vec \
-        --style data/demo/style.parquet --embed data/demo/embed --model models/demo/mlp \
-        --predictions data/demo/predictions/mlp.parquet --trials metrics/trials/demo/mlp.csv \
-        --cost metrics/cost/demo/mlp.json
+    python -m stages.models.mlp --dataset demo
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -22,13 +17,15 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 from pydantic import Field
 
-from stages.core.params import read_params
-from stages.core.tasks import Floats, Matrix, Task
-from stages.models._stopping import StoppingParams, fit_rounds
-from stages.models.fitting.design import SourceParams
+from stages.core.matrices import Floats, Matrix
+from stages.core.stopping import StoppingParams
+from stages.core.tasks import Task
+from stages.models._stopping import fit_rounds
+from stages.models.fitting.design import ScaledSource
+from stages.models.fitting.model import Model
 from stages.models.fitting.sample import Sample
-from stages.models.fitting.seeds import Model, SeededParams
-from stages.models.fitting.train import train
+from stages.models.fitting.seeds import Fitted, SeededParams
+from stages.models.fitting.train import training_stage
 from stages.runtime.cli import run
 
 if TYPE_CHECKING:
@@ -39,15 +36,16 @@ if TYPE_CHECKING:
 class MlpParams(SeededParams):
     """Section `mlp`: sizes of the hidden layers; a `rounds` is an epoch."""
 
-    hidden: tuple[Annotated[int, Field(ge=1)], ...]
-    dropout: Annotated[float, Field(ge=0, lt=1)]
-    learning_rate: Annotated[float, Field(gt=0)]
-    weight_decay: Annotated[float, Field(ge=0)]
-    batch_size: Annotated[int, Field(ge=1)]
-    rounds: Annotated[int, Field(ge=1)]
-    stopping: StoppingParams | None
-    word2vec: SourceParams
-    style: SourceParams
+    embed: ScaledSource | None = None
+    hidden: tuple[Annotated[int, Field(ge=1)], ...] = (64,)
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    learning_rate: Annotated[float, Field(gt=0)] = 0.001
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    batch_size: Annotated[int, Field(ge=1)] = 256
+    rounds: Annotated[int, Field(ge=1)] = 10
+    stopping: StoppingParams | None = StoppingParams()
+    word2vec: ScaledSource = ScaledSource()
+    style: ScaledSource = ScaledSource()
 
 
 @dataclass(frozen=True)
@@ -106,8 +104,12 @@ class Mlp:
         return cls(task.exclusive, layers)
 
 
-def fit(sample: Sample, params: MlpParams, seed: int) -> Model:
+def fit(sample: Sample, params: MlpParams, seed: int) -> Fitted:
     """Fit, with early stopping where the params ask for it."""
+    import torch
+
+    # the folds run side by side, and the sums of several threads differ in their last bits
+    torch.set_num_threads(1)
 
     def descend(part: Sample, rounds: int, holdout: Sample | None, seed: int) -> tuple[Mlp, int]:
         return _descend(part, rounds, holdout, params, seed)
@@ -129,14 +131,19 @@ def _descend(
     )
     sizes = (X.shape[1], *params.hidden, part.n_classes)
     model = Mlp(part.task.exclusive, _new(sizes, generator))
-    update = _adamw([tensor for layer in model.layers for tensor in layer], params)
+    optimizer = torch.optim.AdamW(
+        [tensor for layer in model.layers for tensor in layer],
+        lr=params.learning_rate,
+        weight_decay=params.weight_decay,
+    )
     best_loss, best_epoch = np.inf, epochs
     for epoch in range(1, epochs + 1):
         for rows in torch.randperm(len(y), generator=generator).split(params.batch_size):
             scores = model.scores(X[rows], params.dropout, generator)
             loss = _weighted_loss(scores, y[rows], weight[rows])
+            optimizer.zero_grad()
             loss.backward()
-            update()
+            optimizer.step()
         if holdout is None or params.stopping is None:
             continue
         losses = part.task.row_losses(holdout.targets, model.predict(holdout.X))
@@ -146,28 +153,6 @@ def _descend(
         elif epoch - best_epoch >= params.stopping.patience:
             break
     return model, best_epoch
-
-
-def _adamw(weights: list[Tensor], params: MlpParams) -> Callable[[], None]:
-    """A step of AdamW, as torch's class takes it, which would import the compiler: 1.2 s."""
-    import torch
-    from torch.optim.adamw import adamw
-
-    means, squares = ([torch.zeros_like(weight) for weight in weights] for _ in range(2))
-    steps = [torch.tensor(0.0) for _ in weights]
-
-    def update() -> None:
-        slopes = [weight.grad for weight in weights if weight.grad is not None]
-        with torch.no_grad():
-            adamw(
-                weights, slopes, means, squares, [], steps,
-                amsgrad=False, beta1=0.9, beta2=0.999, lr=params.learning_rate,
-                weight_decay=params.weight_decay, eps=1e-8, maximize=False,
-            )  # fmt: skip
-        for weight in weights:
-            weight.grad = None
-
-    return update
 
 
 def _new(sizes: tuple[int, ...], generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
@@ -192,23 +177,8 @@ def _weighted_loss(scores: Tensor, y: Tensor, weight: Tensor) -> Tensor:
     return (losses * weight).sum() / weight.sum()
 
 
-def main(
-    *, dataset: str, labels: Path, folds: Path, word2vec: Path, style: Path, embed: Path,
-    model: Path, predictions: Path, trials: Path, cost: Path,
-) -> None:  # fmt: skip
-    """Cross-fit a multilayer perceptron on word2vec and style."""
-    import torch
-
-    torch.set_num_threads(
-        1
-    )  # the folds run side by side, and the sums of several threads differ in their last bits
-    params = read_params(MlpParams, dataset, "mlp")
-    train(
-        params, fit, dataset=dataset, labels=labels, folds=folds,
-        sets={"word2vec": word2vec, "style": style, "embed": embed},
-        model=model, predictions=predictions, trials=trials, cost=cost,
-    )  # fmt: skip
-
+MODEL = Model("mlp", MlpParams, fit, Mlp.load)
+main = training_stage(MODEL)
 
 if __name__ == "__main__":
     run(main)

@@ -1,4 +1,4 @@
-r"""Linear support vector machine on tf-idf and style features, calibrated.
+"""Linear support vector machine on tf-idf and style features, calibrated.
 
 In: folds and feature sets. Out: a model for each fold, out-of-fold and test predictions. The
 margins of the one-vs-rest SVMs are turned into probabilities by a logistic regression (multinomial,
@@ -8,16 +8,11 @@ both orders together. Balancing is for the machines alone: the calibration sees 
 frequent as they are. With `count_ratios` the machine of a class sees its terms scaled by how much
 they tell of it (NB-SVM: Wang and Manning 2012), fitted inside the fold.
 
-    python -m stages.models.svm --dataset demo --labels data/demo/labels.json \
-        --folds data/demo/augmented/folds.parquet --tfidf data/demo/tfidf \
-        --style data/demo/style.parquet --embed data/demo/embed --model models/demo/svm \
-        --predictions data/demo/predictions/svm.parquet --trials metrics/trials/demo/svm.csv \
-        --cost metrics/cost/demo/svm.json
+    python -m stages.models.svm --dataset demo
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from threading import Lock
 from typing import Annotated, TypeAlias
 
@@ -25,14 +20,15 @@ import numpy as np
 from pydantic import Field
 
 from stages.core.folds import Indices
-from stages.core.params import read_params
-from stages.core.tasks import Floats, Matrix, Task, read_task
+from stages.core.matrices import Floats, Matrix
+from stages.core.tasks import Task
 from stages.models._linear import Linear, fit_linear
 from stages.models._symmetric import Curvature, OddEven, descend
-from stages.models.fitting.design import SourceParams
+from stages.models.fitting.design import ScaledSource, SourceParams
+from stages.models.fitting.model import Model, Runs
 from stages.models.fitting.sample import Sample
 from stages.models.fitting.search import ModelParams
-from stages.models.fitting.train import train
+from stages.models.fitting.train import training_stage
 from stages.runtime.cli import run
 
 TOLERANCE = 1e-2  # liblinear's own default is 0.1; 1e-4 takes three times as long for the same loss
@@ -46,11 +42,11 @@ LIBLINEAR = Lock()  # it draws from one generator a process: folds of many rows 
 class SvmParams(ModelParams):
     """Section `svm`: `C` as in scikit-learn's LinearSVC; inner folds for the calibration."""
 
-    C: Annotated[float, Field(gt=0)]
-    calibration_folds: Annotated[int, Field(ge=2)]
-    count_ratios: bool
-    tfidf: SourceParams
-    style: SourceParams
+    C: Annotated[float, Field(gt=0)] = 0.1
+    calibration_folds: Annotated[int, Field(ge=2)] = 3
+    count_ratios: bool = False
+    tfidf: SourceParams = SourceParams()
+    style: ScaledSource = ScaledSource()
 
 
 def fit(sample: Sample, params: SvmParams, seed: int) -> Linear:
@@ -79,6 +75,11 @@ def fit(sample: Sample, params: SvmParams, seed: int) -> Linear:
 
 def _by_liblinear(task: Task, params: SvmParams) -> bool:
     return params.count_ratios or not task.symmetric
+
+
+def _runs(task: Task, params: SvmParams) -> Runs:
+    """Liblinear holds a lock of its process."""
+    return "processes" if _by_liblinear(task, params) else "threads"
 
 
 def _machines(
@@ -164,19 +165,8 @@ def _margins(X: Matrix, coef: Floats, intercept: Floats) -> Floats:
     return np.asarray(X @ coef.T) + intercept
 
 
-def main(
-    *, dataset: str, labels: Path, folds: Path, tfidf: Path, style: Path, embed: Path,
-    model: Path, predictions: Path, trials: Path, cost: Path,
-) -> None:  # fmt: skip
-    """Cross-fit a calibrated linear SVM on tf-idf and style."""
-    params = read_params(SvmParams, dataset, "svm")
-    train(
-        params, fit, dataset=dataset, labels=labels, folds=folds,
-        sets={"tfidf": tfidf, "style": style, "embed": embed},
-        model=model, predictions=predictions, trials=trials, cost=cost,
-        processes=_by_liblinear(read_task(labels), params),
-    )  # fmt: skip
-
+MODEL = Model("svm", SvmParams, fit, Linear.load, runs=_runs)
+main = training_stage(MODEL)
 
 if __name__ == "__main__":
     run(main)

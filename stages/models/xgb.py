@@ -1,14 +1,10 @@
-r"""XGBoost on word2vec and style features.
+"""XGBoost on word2vec and style features.
 
 In: folds and feature sets. Out: a model for each fold, out-of-fold and test predictions. Each model
 runs on one thread (the folds run side by side), since the sums of several threads differ in their
 last bits.
 
-    python -m stages.models.xgb --dataset demo --labels data/demo/labels.json \
-        --folds data/demo/augmented/folds.parquet --word2vec data/demo/word2vec \
-        --style data/demo/style.parquet --embed data/demo/embed --model models/demo/xgb \
-        --predictions data/demo/predictions/xgb.parquet --trials metrics/trials/demo/xgb.csv \
-        --cost metrics/cost/demo/xgb.json
+    python -m stages.models.xgb --dataset demo
 """
 
 from dataclasses import dataclass
@@ -18,40 +14,36 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from stages.core.params import read_params
-from stages.core.tasks import Floats, Matrix, Task
-from stages.models._distributed import Workers, grow_together
-from stages.models._stopping import StoppingParams, fit_rounds
+from stages.core.matrices import Floats, Matrix
+from stages.core.tasks import Task
+from stages.models._boosting import BoostingParams, grow_together, spread_if_shared
+from stages.models._stopping import fit_rounds
 from stages.models.fitting.design import SourceParams
+from stages.models.fitting.model import Model
 from stages.models.fitting.sample import Sample
-from stages.models.fitting.seeds import Model, SeededParams
-from stages.models.fitting.train import train
+from stages.models.fitting.seeds import Fitted
+from stages.models.fitting.train import training_stage
 from stages.runtime.cli import run
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
-class XgbParams(SeededParams):
+class XgbParams(BoostingParams):
     """Section `xgb`: XGBoost's own names and meanings, but for `rounds` and `workers`."""
 
-    rounds: Annotated[int, Field(ge=1)]
-    learning_rate: Annotated[float, Field(gt=0, le=1)]
-    max_depth: Annotated[int, Field(ge=1)]
-    min_child_weight: Annotated[float, Field(ge=0)]
-    subsample: Share
-    colsample_bytree: Share
-    colsample_bynode: Share
-    reg_lambda: Annotated[float, Field(ge=0)]
-    reg_alpha: Annotated[float, Field(ge=0)]
-    max_bin: Annotated[int, Field(ge=2)]
-    stopping: StoppingParams | None
-    workers: Workers
-    word2vec: SourceParams
-    style: SourceParams
+    max_depth: Annotated[int, Field(ge=1)] = 4
+    min_child_weight: Annotated[float, Field(ge=0)] = 5.0
+    subsample: Share = 0.7
+    colsample_bytree: Share = 0.3
+    colsample_bynode: Share = 0.5
+    reg_lambda: Annotated[float, Field(ge=0)] = 10.0
+    reg_alpha: Annotated[float, Field(ge=0)] = 0.0
+    max_bin: Annotated[int, Field(ge=2)] = 64
+    word2vec: SourceParams = SourceParams()
+    style: SourceParams = SourceParams()
 
     def booster(self, task: Task, seed: int) -> dict[str, Any]:
         """The params in XGBoost's form."""
-        own = {*SeededParams.model_fields, *self.sources(), "rounds", "stopping", "workers"}
         objective = (
             {"objective": "multi:softprob", "num_class": len(task.classes)}
             if task.exclusive
@@ -63,7 +55,7 @@ class XgbParams(SeededParams):
             "nthread": 1,
             "seed": seed,
         }
-        return {**self.model_dump(exclude=own), **fixed}
+        return {**self.own(), **fixed}
 
 
 @dataclass(frozen=True)
@@ -90,7 +82,7 @@ class Xgb:
         return cls(xgboost.Booster({"nthread": 1}, model_file=f"{stem}.ubj"), len(task.classes))
 
 
-def fit(sample: Sample, params: XgbParams, seed: int) -> Model:
+def fit(sample: Sample, params: XgbParams, seed: int) -> Fitted:
     """Fit, with early stopping where the params ask for it."""
     import xgboost
 
@@ -124,18 +116,8 @@ def fit(sample: Sample, params: XgbParams, seed: int) -> Model:
     return fit_rounds(sample, params.stopping, params.rounds, params.all_seeds(seed), grow)
 
 
-def main(
-    *, dataset: str, labels: Path, folds: Path, word2vec: Path, style: Path, embed: Path,
-    model: Path, predictions: Path, trials: Path, cost: Path,
-) -> None:  # fmt: skip
-    """Cross-fit XGBoost on word2vec and style."""
-    params = read_params(XgbParams, dataset, "xgb")
-    train(
-        params, fit, dataset=dataset, labels=labels, folds=folds,
-        sets={"word2vec": word2vec, "style": style, "embed": embed},
-        model=model, predictions=predictions, trials=trials, cost=cost, spread=params.workers > 1,
-    )  # fmt: skip
-
+MODEL = Model("xgb", XgbParams, fit, Xgb.load, runs=spread_if_shared)
+main = training_stage(MODEL)
 
 if __name__ == "__main__":
     run(main)

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
 import pandas as pd
 
-Numbers = Mapping[str, float]
+Figures: TypeAlias = Mapping[str, Any]  # numbers, or more of these, by name
 Verdict = Literal["ok", "look", "not measured"]
 
 SURE = 2.0  # standard errors above 0: a gain
@@ -15,6 +15,7 @@ SWAP = 1e-6
 LEAK_SHARE = 0.02  # of the test rows
 KNOWN = 0.5  # share of answers whose model is told: far more than style can
 CHANCE = 0.01
+BASELINES = {"longer": "Pick the longer", "style": "Style alone"}
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Finding:
     text: str
 
 
-def findings(audit: Numbers, scores: Numbers, final: str) -> list[Finding]:
+def findings(audit: Figures, scores: Figures, final: str) -> list[Finding]:
     """All audits that the dataset has figures for.
 
     Args:
@@ -34,15 +35,18 @@ def findings(audit: Numbers, scores: Numbers, final: str) -> list[Finding]:
         scores: What the stage `score` wrote of the final model.
         final: Its name.
     """
-    found = [_leaks(audit)]
-    if "longer_log_loss" in audit:
-        found += [_names(audit), _gain(audit, final, "longer"), _gain(audit, final, "style")]
-        found += [_length(audit, final), _ties(audit, final), _swap(audit), _shift(audit)]
-    found.append(_calibration(scores, final))
-    if "fold_chance" in audit:
-        found.append(_folds(audit))
-    if f"{final}_seen_less_expected" in audit:
-        found.append(_truth(audit, final))
+    found = [_duplicates(audit["duplicates"])]
+    if "baselines" in audit:
+        found.append(_names(audit["names"]))
+        found += [_gain(audit["baselines"], final, base) for base in BASELINES]
+        found += [_length(audit["length"]["longer_preferred"], final)]
+        found += [_ties(audit["outcomes"], final), _swap(audit["position"])]
+        found.append(_shift(audit["names"]))
+    found.append(_calibration(scores["oof"], final))
+    if "chance" in audit["folds"]:
+        found.append(_folds(audit["folds"]))
+    if "truth" in audit:
+        found.append(_truth(audit["truth"], final))
     return found
 
 
@@ -62,67 +66,59 @@ def seeds(curve: pd.DataFrame) -> list[Finding]:
     return [Finding("Seeds", "look" if noisy else "ok", text)]
 
 
-def gains(audit: Numbers) -> pd.DataFrame:
+def gains(audit: Figures) -> pd.DataFrame:
     """Columns `model`, and gain and error over both baselines; no rows where there are none."""
-    key = "_gain_over_longer"
-    models = [name.removesuffix(key) for name in audit if name.endswith(key)]
-    return pd.DataFrame(
-        [
-            {"model": model}
-            | {
-                f"{base}{suffix}": audit[f"{model}_gain_over_{base}{suffix}"]
-                for base in ("longer", "style")
-                for suffix in ("", "_standard_error")
-            }
-            for model in models
-            if not model.startswith("length_decile_")
-        ]
-    )
+    lines: dict[str, dict[str, float]] = {}
+    for base, found in audit.get("baselines", {}).items():
+        for model, gain in found["gain"].items():
+            own = {base: gain["mean"], f"{base}_standard_error": gain["standard_error"]}
+            lines.setdefault(model, {}).update(own)
+    return pd.DataFrame([{"model": model} | line for model, line in lines.items()])
 
 
-def _leaks(audit: Numbers) -> Finding:
-    good = audit["between_folds"] == 0 and audit["leak_share"] <= LEAK_SHARE
+def _duplicates(found: Figures) -> Finding:
+    good = found["between_folds"] == 0 and found["leak_share"] <= LEAK_SHARE
     return Finding(
         "Duplicates",
         "ok" if good else "look",
-        f"{audit['between_folds']:.0f} texts stand in more than one fold. "
-        f"{audit['leaks']:.0f} test rows ({100 * audit['leak_share']:.1f}%) are near-duplicates of "
-        f"train rows, {audit['exact_leaks']:.0f} of them exact; {audit['duplicates_in_train']:.0f} "
+        f"{found['between_folds']:.0f} texts stand in more than one fold. "
+        f"{found['leaks']:.0f} test rows ({100 * found['leak_share']:.1f}%) are near-duplicates of "
+        f"train rows, {found['exact_leaks']:.0f} of them exact; {found['duplicates_in_train']:.0f} "
         "train rows repeat others, and share their fold.",
     )
 
 
-def _names(audit: Numbers) -> Finding:
+def _names(names: Figures) -> Finding:
     text = "The rows that features are made of hold no model name."
-    if "model_told_by_style" not in audit:
+    if "told_by_style" not in names:
         return Finding("Model names", "ok", f"{text} Too few names are known to say more.")
-    told, chance = audit["model_told_by_style"], audit["model_told_by_chance"]
+    told = names["told_by_style"]
     return Finding(
         "Model names",
-        "look" if told > KNOWN else "ok",
-        f"{text} Style alone tells which model wrote an answer for {100 * told:.1f}% of "
-        f"{audit['answers_of_frequent_models']:,.0f} answers; naming always the most frequent one "
-        f"is right for {100 * chance:.1f}%.",
+        "look" if told["right"] > KNOWN else "ok",
+        f"{text} Style alone tells which model wrote an answer for {100 * told['right']:.1f}% of "
+        f"{told['answers']:,.0f} answers; naming always the most frequent one "
+        f"is right for {100 * told['right_by_chance']:.1f}%.",
     )
 
 
-def _gain(audit: Numbers, final: str, base: str) -> Finding:
-    names = {"longer": "Pick the longer", "style": "Style alone"}
-    gain, error = _pair(audit, f"{final}_gain_over_{base}")
+def _gain(baselines: Figures, final: str, base: str) -> Finding:
+    loss = baselines[base]["log_loss"]["mean"]
+    gain, error = _pair(baselines[base]["gain"][final])
     better = "better" if gain >= 0 else "worse"
     return Finding(
-        names[base],
+        BASELINES[base],
         "ok" if gain > SURE * error else "look",
-        f"{names[base]} has a log loss of {audit[f'{base}_log_loss']:.4f}; {final} is {better} by "
+        f"{BASELINES[base]} has a log loss of {loss:.4f}; {final} is {better} by "
         f"{abs(gain):.4f} ± {error:.4f}.",
     )
 
 
-def _length(audit: Numbers, final: str) -> Finding:
-    if "longer_preferred_people" not in audit:
+def _length(longer: Figures, final: str) -> Finding:
+    if not longer:
         return Finding("Length bias", "not measured", "No row has answers of different length.")
-    people, error = _pair(audit, "longer_preferred_people")
-    model = audit[f"longer_preferred_{final}"]
+    people, error = _pair(longer["people"])
+    model = longer["final"]["mean"]
     return Finding(
         "Length bias",
         _near_zero(model - people, error),
@@ -131,53 +127,53 @@ def _length(audit: Numbers, final: str) -> Finding:
     )
 
 
-def _ties(audit: Numbers, final: str) -> Finding:
-    if not audit["tie_rows"]:
+def _ties(outcomes: Figures, final: str) -> Finding:
+    tie, decided = outcomes["tie"], outcomes["decided"]
+    if not tie["rows"]:
         return Finding("Ties", "not measured", "No row is a tie.")
-    gain, error = _pair(audit, "tie_gain_over_class_shares")
+    gain, error = _pair(tie["gain_over_class_shares"])
     better = "better" if gain >= 0 else "worse"
     return Finding(
         "Ties",
         "look" if gain < -SURE * error else "ok",
-        f"On the {audit['tie_rows']:,.0f} ties {final} has a log loss of "
-        f"{audit['tie_log_loss']:.4f}, {better} than the class shares by {abs(gain):.4f} ± "
-        f"{error:.4f}; on the others {audit['decided_log_loss']:.4f}.",
+        f"On the {tie['rows']:,.0f} ties {final} has a log loss of "
+        f"{tie['log_loss']:.4f}, {better} than the class shares by {abs(gain):.4f} ± "
+        f"{error:.4f}; on the others {decided['log_loss']:.4f}.",
     )
 
 
-def _swap(audit: Numbers) -> Finding:
-    swaps = {name: value for name, value in audit.items() if name.endswith("_swap_error")}
-    worst = max(swaps, key=lambda name: swaps[name])
-    lean, error = _pair(audit, "lean_of_people")
+def _swap(position: Figures) -> Finding:
+    worst, change = max(position["swap_error"].items(), key=lambda line: line[1])
+    lean, error = _pair(position["lean_of_people"])
     return Finding(
         "Position",
-        "ok" if swaps[worst] <= SWAP else "look",
+        "ok" if change <= SWAP else "look",
         f"People prefer A more often than B by {100 * lean:.1f} ± {100 * error:.1f} points. "
-        f"Exchanging A and B changes no probability by more than {swaps[worst]:.1g} "
-        f"({worst.removesuffix('_swap_error')}).",
+        f"Exchanging A and B changes no probability by more than {change:.1g} ({worst}).",
     )
 
 
-def _shift(audit: Numbers) -> Finding:
-    if "shift_loss" not in audit:
+def _shift(names: Figures) -> Finding:
+    if "shift" not in names:
         return Finding(
             "New models", "not measured",
-            f"{audit['rows_with_models']:,.0f} rows tell which models answered: too few.",
+            f"{names['rows_with_names']:,.0f} rows tell which models answered: too few.",
         )  # fmt: skip
-    loss, error = _pair(audit, "shift_loss")
+    shift, loss = names["shift"], names["shift"]["log_loss"]
+    lost, error = _pair(shift["lost"])
     return Finding(
         "New models",
-        "look" if loss > SURE * error else "ok",
-        f"Logistic regression on style has {audit['shift_unseen_log_loss']:.4f} on "
-        f"{audit['shift_rows']:,.0f} rows of models that it never saw, and "
-        f"{audit['shift_control_log_loss']:.4f} on the same rows, fitted on as many "
-        f"({audit['shift_train_rows']:,.0f}) of any models: {loss:+.4f} ± {error:.4f}. With all "
-        f"rows of the other folds it has {audit['shift_stored_folds_log_loss']:.4f}. "
-        f"{audit['rows_without_models']:,.0f} rows without both names are left out.",
+        "look" if lost > SURE * error else "ok",
+        f"Logistic regression on style has {loss['unseen']:.4f} on "
+        f"{shift['rows']:,.0f} rows of models that it never saw, and "
+        f"{loss['control']:.4f} on the same rows, fitted on as many "
+        f"({shift['train_rows']:,.0f}) of any models: {lost:+.4f} ± {error:.4f}. With all "
+        f"rows of the other folds it has {loss['stored_folds']:.4f}. "
+        f"{names['rows_without_names']:,.0f} rows without both names are left out.",
     )
 
 
-def _calibration(scores: Numbers, final: str) -> Finding:
+def _calibration(scores: Figures, final: str) -> Finding:
     error, bound = scores["class_calibration_error"], scores["class_calibration_noise_bound"]
     return Finding(
         "Calibration",
@@ -188,19 +184,19 @@ def _calibration(scores: Numbers, final: str) -> Finding:
     )
 
 
-def _folds(audit: Numbers) -> Finding:
-    chance = audit["fold_chance"]
+def _folds(folds: Figures) -> Finding:
+    chance = folds["chance"]
     return Finding(
         "Folds",
         "ok" if chance >= CHANCE else "look",
-        f"The log losses of {audit['folds_judged']:.0f} folds span {audit['fold_spread']:.4f} "
-        f"(standard error of their mean {audit['fold_standard_error']:.4f}); by chance they differ "
+        f"The log losses of {folds['judged']:.0f} folds span {folds['spread']:.4f} "
+        f"(standard error of their mean {folds['standard_error']:.4f}); by chance they differ "
         f"as much in {100 * chance:.0f}% of cases.",
     )
 
 
-def _truth(audit: Numbers, final: str) -> Finding:
-    away, error = _pair(audit, f"{final}_seen_less_expected")
+def _truth(truth: Figures, final: str) -> Finding:
+    away, error = _pair(truth[final])
     return Finding(
         "Truth",
         _near_zero(away, error),
@@ -210,8 +206,8 @@ def _truth(audit: Numbers, final: str) -> Finding:
     )
 
 
-def _pair(audit: Numbers, name: str) -> tuple[float, float]:
-    return audit[name], audit[f"{name}_standard_error"]
+def _pair(figure: Figures) -> tuple[float, float]:
+    return figure["mean"], figure["standard_error"]
 
 
 def _near_zero(value: float, error: float) -> Verdict:

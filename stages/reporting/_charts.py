@@ -239,10 +239,10 @@ def learning_curve(table: pd.DataFrame) -> Spec:
 
 def cascade(table: pd.DataFrame, chosen: Mapping[str, float]) -> Spec:
     """Log loss against cost at all thresholds, and what the chosen one came to (nested)."""
-    x = quantity("predict_ms_per_row", "milliseconds a row", scale=LOOSE, axis={"tickCount": 5})
+    x = quantity("ms_per_row", "milliseconds per row", scale=LOOSE, axis={"tickCount": 5})
     y = quantity("log_loss", "log loss", scale=LOOSE)
     shown = tips(
-        milliseconds_a_row="predict_ms_per_row ,.4~g", log_loss="log_loss .4f",
+        milliseconds_per_row="ms_per_row ,.4~g", log_loss="log_loss .4f",
         answered_by_the_cheap_model="cheap_share .0%", threshold="threshold .3f",
     )  # fmt: skip
     point = {"data": {"values": records(pd.DataFrame([chosen]))}}

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from stages.core.tasks import Floats
-from stages.evaluation.judged import Judged, characters
-from stages.evaluation.metrics import actual_labels, decide
+from stages.core.matrices import Floats
+from stages.evaluation.metrics import decide
+from stages.evaluation.oof import OofPredictions, characters
 
 ROWS = 20
 LONGEST = 3000  # characters of a text that are shown
@@ -57,7 +57,7 @@ class Row:
 
 
 def worst_rows(
-    judged: Judged, model: str, texts: pd.DataFrame, thresholds: Mapping[str, float]
+    judged: OofPredictions, model: str, texts: pd.DataFrame, thresholds: Mapping[str, float]
 ) -> list[Row]:
     """The 20 rows with the largest log loss; of equal ones the first."""
     losses = judged.losses()[model]
@@ -65,7 +65,7 @@ def worst_rows(
     chosen = known[np.argsort(-losses[known], kind="stable")][:ROWS]
     targets, p = judged.targets[chosen], judged.probabilities[model][chosen]
     limits = np.array([thresholds.get(name, 0.5) for name in judged.task.classes])
-    actual, given = actual_labels(judged.task, targets), decide(judged.task, p, limits)
+    actual, given = judged.task.has_classes(targets), decide(judged.task, p, limits)
     found = []
     for k, row in enumerate(chosen):
         turns, hidden = _read(texts.iloc[row].to_dict(), symmetric=judged.task.symmetric)

@@ -1,23 +1,17 @@
-r"""The model card of the ensemble: what it is, how good, on what data, and where it fails.
+"""The model card of the ensemble: what it is, how good, on what data, and where it fails.
 
-In: what the pipeline found of one dataset, and what its params say of licence and languages. Out:
-Markdown with the metadata of a Hugging Face model card (its library checks them), to be kept beside
+In: what the pipeline found for one dataset, and what its params say of licence and languages. Out:
+Markdown with the metadata of a Hugging Face model card (their library checks it), to be kept beside
 the models. Intervals are at 95 %, out of fold, and count groups of rows (near-duplicates of one
 prompt are not independent): percentiles of 1,000 bootstrap samples, for position and length 1.96
 standard errors.
 
-    python -m stages.reporting.card --dataset demo --labels data/demo/labels.json \
-        --folds data/demo/folds.parquet --rows data/demo/rows.parquet \
-        --predictions data/demo/predictions/ensemble.parquet \
-        --scores metrics/scores/demo/ensemble.json --weights metrics/weights/demo.json \
-        --ingest metrics/ingest/demo.json --split metrics/split/demo.json \
-        --card-out models/demo/README.md
+    python -m stages.reporting.card --dataset demo
 """
 
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -27,29 +21,36 @@ from pydantic import Field
 
 from stages.core.errors import InputError
 from stages.core.folds import Folds, read_folds
+from stages.core.layout import ENSEMBLE, Layout
+from stages.core.matrices import Floats
 from stages.core.params import Params, read_params
-from stages.core.predictions import weights_of
 from stages.core.tables import atomic, read_json
-from stages.core.tasks import Floats, read_task
-from stages.evaluation.judged import (
-    Judged,
+from stages.core.tasks import read_task
+from stages.evaluation.judging import judging_folds, resampled_sums
+from stages.evaluation.measures import MEASURES
+from stages.evaluation.metrics import Labels, decide, nested_thresholds
+from stages.evaluation.oof import (
+    OofPredictions,
     by_slice,
     length_bias,
     lengths,
     position_bias,
     ranges,
-    read_judged,
+    read_oof,
     read_texts,
 )
-from stages.evaluation.judging import judging_folds
-from stages.evaluation.metrics import Labels, actual_labels, decide, nested_thresholds
 from stages.evaluation.quality import base_loss
+from stages.reporting._texts import TEXTS
 from stages.runtime.cli import run
 
 log = logging.getLogger("verdict")
 
 SAMPLES = 1000
-NAMES = {"log_loss": "log loss", "accuracy": "accuracy", "f1": "macro-F1"}
+NAMES = {  # by the keys of the Hugging Face hub
+    "log_loss": MEASURES["log_loss"].label,
+    "accuracy": MEASURES["accuracy"].label,
+    "f1": MEASURES["macro_f1"].label,
+}
 
 
 class CardParams(Params):
@@ -58,6 +59,8 @@ class CardParams(Params):
     `license` is an identifier of the Hugging Face hub, `language` holds ISO 639 codes, `data` says
     in a sentence or two where the data come from and under which terms.
     """
+
+    section = "card"
 
     license: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
     language: Annotated[
@@ -91,16 +94,11 @@ def measure(losses: Floats, actual: Labels, given: Labels, group: npt.NDArray[An
          actual.astype(int) + given]
     )  # fmt: skip
     _, member = np.unique(group, return_inverse=True)
-    sums = np.column_stack([np.bincount(member, column) for column in columns.T])
-    rng = np.random.default_rng(0)
-    n = len(sums)
-    drawn = [
-        np.bincount(rng.integers(0, n, n), minlength=n).astype(float) @ sums for _ in range(SAMPLES)
-    ]
+    sums = np.stack([np.bincount(member, column) for column in columns.T], axis=1, dtype=float)
     # a class that no row has or is given does not count; one that no drawn row has still does
     occur = int((actual | given).any(axis=0).sum())
     observed = _ratios(sums.sum(axis=0)[None], occur)[0]
-    low, high = np.quantile(_ratios(np.array(drawn), occur), [0.025, 0.975], axis=0)
+    low, high = np.quantile(_ratios(resampled_sums(sums, SAMPLES), occur), [0.025, 0.975], axis=0)
     return [
         Metric(key, float(observed[k]), float(low[k]), float(high[k]))
         for k, key in enumerate(NAMES)
@@ -117,19 +115,19 @@ def _ratios(totals: Floats, occur: int) -> Floats:
     return np.column_stack([totals[:, 1] / totals[:, 0], totals[:, 2] / totals[:, 0], f1])
 
 
-def judge(judged: Judged, model: str, folds: Folds) -> list[Metric]:
+def judge(judged: OofPredictions, model: str, folds: Folds) -> list[Metric]:
     """The metrics of the rows that the model predicted; thresholds as `score` chooses them."""
     p = judged.probabilities[model]
     known = ~np.isnan(p).any(axis=1)
     rows = folds.judged[known]
     parts = judging_folds(folds, np.isin(np.arange(len(folds.ids)), rows))
-    actual = actual_labels(judged.task, judged.targets[known])
+    actual = judged.task.has_classes(judged.targets[known])
     thresholds = nested_thresholds(actual, p[known], parts.fold[rows])
     given = decide(judged.task, p[known], thresholds)
     return measure(judged.losses()[model][known], actual, given, folds.group[rows])
 
 
-def biases(judged: Judged, texts: pd.DataFrame) -> list[str]:
+def biases(judged: OofPredictions, texts: pd.DataFrame) -> list[str]:
     """What is known of the influence of position and length, a sentence each."""
     if not judged.task.symmetric:
         quarters = by_slice(judged, ranges(lengths(texts["text"]), 4))
@@ -157,35 +155,17 @@ def _interval(share: float, error: float) -> str:
     return f"{low:.1f} to {high:.1f}"
 
 
-USES = {
-    "preference": (
-        "Estimating which of two answers to a prompt people like these judges would prefer: to "
-        "rank answers in bulk, to find close cases, to compare chatbots on average.",
-        "saying which answer is correct, safe or useful, which it does not know; deciding a single "
-        "case; rewarding a chatbot, which would learn the biases of the judges.",
-    ),
-    "single_label": (
-        "Sorting texts like those of its training data into one of its classes, in bulk.",
-        "other kinds of text, other languages and other times; decisions about single persons.",
-    ),
-    "multi_label": (
-        "Tagging texts like those of its training data with none, one or several of its classes.",
-        "other kinds of text, other languages and other times; decisions about single persons.",
-    ),
-}
-
-
 TEMPLATE = """\
 # {{ dataset }}: ensemble
 
-A {{ form }} of {{ used }}, trained by the Verdict pipeline. It predicts {{ what }}, as
+A {{ form }} of {{ used }}, trained by the Verdict pipeline. It predicts {{ texts.predicts }}, as
 probabilities of {{ task.classes | length }} classes.
 
 ## Intended use
 
-{{ uses[0] }}
+{{ texts.use }}
 
-Not for: {{ uses[1] }}
+Not for: {{ texts.misuse }}
 
 ## Data
 
@@ -211,15 +191,15 @@ over groups.
 {% endfor %}
 | log loss of the class shares alone | {{ "%.4f" | format(base_loss) }} | |
 
-{% if "dev_rows" in scores %}
-On the dev part ({{ "{:,.0f}".format(scores.dev_rows) }} rows, never trained on): log loss
-{{ "%.4f" | format(scores.dev_log_loss) }}, macro-F1 {{ "%.4f" | format(scores.dev_macro_f1) }}.
+{% if dev %}
+On the dev part ({{ "{:,.0f}".format(dev.rows) }} rows, never trained on): log loss
+{{ "%.4f" | format(dev.log_loss) }}, macro-F1 {{ "%.4f" | format(dev.macro_f1) }}.
 
 {% endif %}
-{% if "test_regret" in scores %}
+{% if known_judge %}
 The judge of this data is known: on the test part the log loss is expected to be
-{{ "%.4f" | format(scores.test_expected_log_loss) }}, where the best possible one is
-{{ "%.4f" | format(scores.test_best_log_loss) }}.
+{{ "%.4f" | format(known_judge.expected_log_loss) }}, where the best possible one is
+{{ "%.4f" | format(known_judge.best_log_loss) }}.
 
 {% endif %}
 ## Biases that were measured
@@ -247,19 +227,14 @@ In a clone of the repository that trained it:
 
 ```sh
 dvc pull        # or: dvc repro
-python -m stages.serving.predict --dataset {{ dataset }} new.csv out.csv
+verdict predict --dataset {{ dataset }} new.csv out.csv
 ```
 
 Models are safetensors, UBJ, LightGBM's text format and NumPy arrays: nothing is unpickled.
 """
-WHAT = {
-    "preference": "which of two answers to a prompt a person prefers",
-    "single_label": "the class of a text",
-    "multi_label": "the classes of a text",
-}
 
 
-def form_of(weights: Mapping[str, float]) -> str:
+def form_of(weights: Mapping[str, Any]) -> str:
     """What the blend is, for a sentence."""
     if weights["product"]:
         return "product of powers"
@@ -270,7 +245,7 @@ def form_of(weights: Mapping[str, float]) -> str:
 
 def text(
     dataset: str,
-    judged: Judged,
+    judged: OofPredictions,
     params: CardParams,
     metrics: list[Metric],
     found: Mapping[str, Mapping[str, Any]],
@@ -279,8 +254,8 @@ def text(
     """The card below its metadata."""
     from jinja2 import Environment, StrictUndefined
 
-    weights, kind = found["weights"], judged.task.kind
-    used = [name for name, weight in weights_of(weights).items() if weight > 0]
+    weights, scores = found["weights"], found["scores"]
+    used = {name: weight for name, weight in weights["weight"].items() if weight > 0}
     shares = zip(judged.task.classes, judged.shares, strict=True)
     markdown = Environment(  # noqa: S701 - Markdown, not HTML
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
@@ -293,13 +268,14 @@ def text(
         metrics=metrics,
         names=NAMES,
         biases=told,
-        uses=USES[kind],
-        what=WHAT[kind],
+        texts=TEXTS[judged.task.kind],
+        dev=scores.get("dev"),
+        known_judge=scores.get("test", {}).get("known_judge"),
         form=form_of(weights),
-        used=", ".join(f"{name} ({weights[name]:.3f})" for name in used),
+        used=", ".join(f"{name} ({weight:.3f})" for name, weight in used.items()),
         shares=", ".join(f"{name} {share:.1%}" for name, share in shares),
         n_train=len(judged.ids),
-        n_judged=int(found["scores"]["rows"]),
+        n_judged=int(scores["oof"]["rows"]),
         base_loss=base_loss(judged, *judged.probabilities),
     )
 
@@ -334,34 +310,29 @@ def card(
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}")).rstrip() + "\n"
 
 
-def main(
-    *,
-    dataset: str,
-    labels: Path,
-    folds: Path,
-    rows: Path,
-    predictions: Path,
-    scores: Path,
-    weights: Path,
-    ingest: Path,
-    split: Path,
-    card_out: Path,
-) -> None:
-    """Write the card of one dataset's ensemble, the model whose `predictions` are given."""
-    params = read_params(CardParams, dataset, "card")
-    task = read_task(labels)
-    stored = read_folds(folds, task)
-    model = predictions.stem
-    judged = read_judged(task, stored, predictions.parent, [model])
-    if model not in judged.probabilities:
-        raise InputError(f"{predictions}: got no row that was predicted out of fold")
-    texts = read_texts(task, rows, judged.ids)
-    paths = {"scores": scores, "weights": weights, "ingest": ingest, "split": split}
-    found = {name: read_json(path) for name, path in paths.items()}
-    metrics = judge(judged, model, stored)
+def main(*, dataset: str) -> None:
+    """Write the card of one dataset's ensemble."""
+    layout = Layout(dataset)
+    params = read_params(CardParams, layout)
+    task = read_task(layout.labels)
+    folds = read_folds(layout.folds, task)
+    judged = read_oof(task, folds, layout, [ENSEMBLE])
+    if ENSEMBLE not in judged.probabilities:
+        raise InputError(
+            f"{layout.predictions(ENSEMBLE)}: got no row that was predicted out of fold"
+        )
+    texts = read_texts(task, layout.rows, judged.ids)
+    found = {
+        "scores": read_json(layout.scores(ENSEMBLE)),
+        "weights": read_json(layout.weights),
+        "ingest": read_json(layout.ingest),
+        "split": read_json(layout.split),
+    }
+    metrics = judge(judged, ENSEMBLE, folds)
     body = text(dataset, judged, params, metrics, found, biases(judged, texts))
-    written = card(dataset, task.kind, int(found["scores"]["rows"]), params, metrics, body)
-    with atomic(card_out) as temporary:
+    n_judged = int(found["scores"]["oof"]["rows"])
+    written = card(dataset, task.kind, n_judged, params, metrics, body)
+    with atomic(layout.card) as temporary:
         temporary.write_text(written, encoding="utf-8")
     log.info("card: %s", ", ".join(f"{NAMES[m.key]} {m.value:.4f}" for m in metrics))
 

@@ -1,4 +1,4 @@
-r"""A page to decide from: quality, cost, calibration, biases and the worst rows of all models.
+"""A page to decide from: quality, cost, calibration, biases and the worst rows of all models.
 
 In: what the other stages found of one dataset. Out: one HTML file that opens anywhere without a
 network: charts are Vega-Lite with its library in the file, and the page's own policy forbids it to
@@ -9,67 +9,62 @@ It names no commit: a page that did would differ in each, and the commit that it
 exist yet when it is built. It shows the MD5 of its inputs, as dvc.lock does, and thus how to find
 the commit.
 
-    python -m stages.reporting.report --dataset demo --labels data/demo/labels.json \
-        --folds data/demo/folds.parquet --rows data/demo/rows.parquet \
-        --predictions data/demo/predictions --models svm --models ensemble --final ensemble \
-        --scores metrics/scores/demo --cost metrics/cost/demo --classes metrics/classes/demo \
-        --confusion metrics/confusion/demo --reliability metrics/reliability/demo \
-        --thresholds metrics/thresholds/demo/ensemble.json --weights metrics/weights/demo.json \
-        --ingest metrics/ingest/demo.json --split metrics/split/demo.json \
-        --audit metrics/audit/demo.json --cascade metrics/cascade/demo.json \
-        --cascade-curve metrics/cascade_curves/demo.csv \
-        --learning-curves metrics/learning_curves --params-file params/demo.yaml \
-        --page stages/reporting/page --html-out metrics/report/demo.html
+    python -m stages.reporting.report --dataset demo
 """
 
 import base64
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from stages.core.build import judged_models
 from stages.core.errors import InputError
 from stages.core.folds import read_folds
-from stages.core.predictions import OOF, weights_of
+from stages.core.layout import ENSEMBLE, LEARNING_CURVES, Layout
+from stages.core.predictions import OOF
 from stages.core.tables import atomic, read_json
-from stages.core.tasks import read_task
-from stages.evaluation.judged import (
-    Judged,
+from stages.core.tasks import Task, read_task
+from stages.evaluation.measures import COSTS, MEASURES
+from stages.evaluation.oof import (
     Longer,
+    OofPredictions,
     Parts,
     by_slice,
     differences,
     length_bias,
     length_deciles,
     position_bias,
-    read_judged,
+    read_oof,
     read_texts,
     shares_by_slice,
     slices,
 )
 from stages.evaluation.quality import (
-    COST,
     base_loss,
     gain,
+    known_columns,
     plotted,
-    quality_of,
     standings,
     total_cost,
     worth,
 )
 from stages.reporting import _charts as charts
 from stages.reporting._audits import findings, gains, seeds
+from stages.reporting._prices import Prices, prices_of
+from stages.reporting._texts import TEXTS
 from stages.reporting._worst import Row, worst_rows
 from stages.runtime.cli import run
 
 log = logging.getLogger("verdict")
 
-SHARE = "share_"  # in the metrics of `ingest`: the shares of the classes, whose table says them
+PAGE = Path(__file__).parent / "page"  # the template, its style and script
+FIRST_COST = "cpu_seconds"  # that quality is plotted against
 DIAGRAMS = 30  # classes that get a reliability diagram, those with most rows
 
 
@@ -91,12 +86,17 @@ class Found:
     cascades: pd.DataFrame
     curve: pd.DataFrame
 
+    @property
+    def prices(self) -> Prices:
+        """What the parts of the cascade take, where there is one."""
+        return prices_of(self.cascades["cheap"].iloc[0], self.cost, self.weights)
+
 
 @dataclass(frozen=True)
 class Looked:
     """The judged rows, and their losses by kinds of text."""
 
-    judged: Judged
+    judged: OofPredictions
     kinds: Mapping[str, pd.DataFrame]
     decile_of: str
     decile: Parts
@@ -105,7 +105,7 @@ class Looked:
 
 
 def look(
-    judged: Judged, texts: pd.DataFrame, final: str, thresholds: Mapping[str, float]
+    judged: OofPredictions, texts: pd.DataFrame, final: str, thresholds: Mapping[str, float]
 ) -> Looked:
     """What the page needs to know of the texts."""
     what, decile = length_deciles(judged.task, texts)
@@ -120,10 +120,16 @@ def look(
     )
 
 
-def read_csvs(folder: Path, models: list[str], names: list[str]) -> pd.DataFrame:
-    """The tables of all models, with a column `model`; `names` are columns of text."""
-    tables = [read_csv(folder / f"{model}.csv", names).assign(model=model) for model in models]
+def read_csvs(paths: Mapping[str, Path], names: list[str]) -> pd.DataFrame:
+    """The tables of all models, by model, with a column `model`; `names` are columns of text."""
+    tables = [read_csv(path, names).assign(model=model) for model, path in paths.items()]
     return pd.concat(tables, ignore_index=True)
+
+
+def read_curves(folder: Path) -> pd.DataFrame:
+    """The learning curves of all models that have one, `<folder>/<model>.csv`; maybe no rows."""
+    tables = [read_csv(path, ["model"]) for path in sorted(folder.glob("*.csv"))]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 def read_csv(path: Path, names: list[str]) -> pd.DataFrame:
@@ -146,8 +152,8 @@ def specs(looked: Looked, found: Found, final: str) -> dict[str, charts.Spec]:
     drawn = {
         "worth": charts.worth(
             worth(found.scores, cost, exclusive=task.exclusive),
-            "log_loss" if task.symmetric else "macro_f1",
-            "cpu_seconds",
+            first_plotted(task),
+            FIRST_COST,
         ),
         "confusion": charts.confusion(found.confusion, final),
         "weights": charts.weights(members(found.weights)),
@@ -163,10 +169,20 @@ def specs(looked: Looked, found: Found, final: str) -> dict[str, charts.Spec]:
     for k, table in enumerate(tables):
         drawn[f"slice-{k}"] = charts.sliced(table, loss_domain(tables), final)
     if len(found.cascades):
-        drawn["cascade"] = charts.cascade(found.cascades, found.cascade)
+        prices = found.prices
+        table = found.cascades.assign(ms_per_row=found.cascades["cheap_share"].map(prices.of))
+        chosen = {key: found.cascade[key] for key in ("threshold", "cheap_share")}
+        chosen |= {"log_loss": found.cascade["log_loss"]["cascade"]}
+        chosen |= {"ms_per_row": prices.of(chosen["cheap_share"])}
+        drawn["cascade"] = charts.cascade(table, chosen)
     if len(found.curve):
         drawn["curve"] = charts.learning_curve(found.curve)
     return drawn
+
+
+def first_plotted(task: Task) -> str:
+    """The measure that is plotted against cost until the reader chooses another."""
+    return "log_loss" if task.symmetric else "macro_f1"
 
 
 def loss_domain(tables: list[pd.DataFrame]) -> tuple[float, float]:
@@ -181,7 +197,10 @@ def loss_domain(tables: list[pd.DataFrame]) -> tuple[float, float]:
 def members(weights: Mapping[str, Any]) -> pd.DataFrame:
     """Columns `model, weight, loss` of the members of the ensemble."""
     return pd.DataFrame(
-        [(name, each, weights[f"{name}_log_loss"]) for name, each in weights_of(weights).items()],
+        [
+            (name, weight, weights["member_log_loss"][name])
+            for name, weight in weights["weight"].items()
+        ],
         columns=["model", "weight", "loss"],
     )
 
@@ -218,8 +237,10 @@ def context(looked: Looked, found: Found, final: str) -> dict[str, Any]:
     ranked = standings(judged, found.scores, found.cost)
     singles = [standing.model for standing in ranked if standing.model != final]
     apart = differences(judged, final)
+    known = known_columns("page", found.scores, exclusive=judged.task.exclusive)
     return {
         "task": judged.task,
+        "lead": TEXTS[judged.task.kind].lead,
         "final": final,
         "standings": ranked,
         "own": next(standing for standing in ranked if standing.model == final),
@@ -228,9 +249,12 @@ def context(looked: Looked, found: Found, final: str) -> dict[str, Any]:
         "gain": gain(judged, final),
         "base_loss": base_loss(judged, final),
         "n_judged": len(judged.ids),
-        "quality": quality_of(found.scores, exclusive=judged.task.exclusive),
+        "measures": MEASURES,
+        "quality": [column for column in known if column.key != "log_loss"],  # has its own column
         "plotted": plotted(found.scores, exclusive=judged.task.exclusive),
-        "cost": COST,
+        "first_plotted": first_plotted(judged.task),
+        "costs": COSTS,
+        "first_cost": FIRST_COST,
         "classes": class_tables(found.classes),
         "diagrams": diagrams(found.classes, final),
         "decile_of": looked.decile_of,
@@ -241,9 +265,10 @@ def context(looked: Looked, found: Found, final: str) -> dict[str, Any]:
         "gains": gains(found.audit).to_dict(orient="records"),
         "cascade": found.cascade,
         "cheap": found.cascades["cheap"].iloc[0] if len(found.cascades) else "",
+        "prices": found.prices if len(found.cascades) else None,
         "members": len(members(found.weights)),
         "weights": found.weights,
-        "ingest": {k: v for k, v in found.ingest.items() if not k.startswith(SHARE)},
+        "ingest": {k: v for k, v in found.ingest.items() if k != "share"},  # the classes' table
         "split": found.split,
         "has_curve": bool(len(found.curve)),
         "worst": looked.worst,
@@ -314,66 +339,62 @@ def percent(value: float, digits: int = 1) -> str:
     return f"{100 * value:.{digits}f}%".replace("-", "−")
 
 
-def main(
-    *,
-    dataset: str,
-    labels: Path,
-    folds: Path,
-    rows: Path,
-    predictions: Path,
-    models: list[str],
-    final: str,
-    scores: Path,
-    cost: Path,
-    classes: Path,
-    confusion: Path,
-    reliability: Path,
-    thresholds: Path,
-    weights: Path,
-    ingest: Path,
-    split: Path,
-    audit: Path,
-    cascade: Path,
-    cascade_curve: Path,
-    learning_curves: Path,
-    params_file: Path,
-    page: Path,
-    html_out: Path,
-) -> None:
-    """Write the page of one dataset; `final` is the model that is looked at more closely."""
-    task = read_task(labels)
-    judged = read_judged(task, read_folds(folds, task), predictions, models)
-    if final not in judged.probabilities:
-        raise InputError(f"{predictions / final}.parquet: got no row predicted out of fold")
-    known = list(judged.probabilities)
-    curve = learning_curves / f"{dataset}.csv"
-    found = Found(
-        scores={name: read_json(scores / f"{name}.json") for name in known},
-        cost={name: read_json(cost / f"{name}.json") for name in known},
-        classes=read_csvs(classes, known, ["class", "part"]),
-        confusion=read_csvs(confusion, known, ["actual", "predicted"]),
-        reliability=read_csvs(reliability, known, ["class"]),
-        thresholds=read_json(thresholds),
-        weights=read_json(weights),
-        ingest=read_json(ingest),
-        split=read_json(split),
-        audit=read_json(audit),
-        cascade=read_json(cascade),
-        cascades=read_csv(cascade_curve, ["cheap"]),
-        curve=read_csv(curve, ["model"]) if curve.exists() else pd.DataFrame(),
+def read_found(layout: Layout, models: list[str], final: str) -> Found:
+    """Read what the other stages wrote of the models.
+
+    Raises:
+        InputError: A file is missing or damaged.
+    """
+
+    def tables(path: Callable[[str], Path], names: list[str]) -> pd.DataFrame:
+        return read_csvs({model: path(model) for model in models}, names)
+
+    return Found(
+        scores={model: read_json(layout.scores(model)) for model in models},
+        cost={model: read_json(layout.cost(model)) for model in models},
+        classes=tables(layout.classes, ["class", "part"]),
+        confusion=tables(layout.confusion, ["actual", "predicted"]),
+        reliability=tables(layout.reliability, ["class"]),
+        thresholds=read_json(layout.thresholds(final)),
+        weights=read_json(layout.weights),
+        ingest=read_json(layout.ingest),
+        split=read_json(layout.split),
+        audit=read_json(layout.audit),
+        cascade=read_json(layout.cascade),
+        cascades=read_csv(layout.cascade_curve, ["cheap"]),
+        curve=read_curves(layout.root / LEARNING_CURVES / layout.dataset),
     )
-    looked = look(judged, read_texts(task, rows, judged.ids), final, found.thresholds)
+
+
+def build(layout: Layout, models: list[str], final: str) -> str:
+    """The page of `models`; `final` is the one that is looked at more closely.
+
+    Raises:
+        InputError: A file is missing or damaged, or `final` judged no row.
+    """
+    task = read_task(layout.labels)
+    judged = read_oof(task, read_folds(layout.folds, task), layout, models)
+    predictions = layout.predictions(final)
+    if final not in judged.probabilities:
+        raise InputError(f"{predictions}: got no row predicted out of fold")
+    found = read_found(layout, list(judged.probabilities), final)
+    looked = look(judged, read_texts(task, layout.rows, judged.ids), final, found.thresholds)
     shown = context(looked, found, final) | {
-        "dataset": dataset,
-        "params": params_file.read_text(encoding="utf-8"),
-        "params_file": params_file.as_posix(),
-        "inputs": inputs([rows, folds, predictions / f"{final}.parquet", params_file]),
-        "html_out": html_out.as_posix(),
+        "dataset": layout.dataset,
+        "params": layout.used_params.read_text(encoding="utf-8"),
+        "params_file": layout.used_params.as_posix(),
+        "inputs": inputs([layout.rows, layout.folds, predictions, layout.params]),
     }
-    html = render(page, specs(looked, found, final), shown)
-    with atomic(html_out) as temporary:
+    return render(PAGE, specs(looked, found, final), shown)
+
+
+def main(*, dataset: str) -> None:
+    """Write the page of one dataset."""
+    layout = Layout(dataset)
+    html = build(layout, judged_models(layout), ENSEMBLE)
+    with atomic(layout.report) as temporary:
         temporary.write_text(html, encoding="utf-8")
-    log.info("report: %s, %.2f MB", html_out, len(html.encode()) / 1e6)
+    log.info("report: %s, %.2f MB", layout.report, len(html.encode()) / 1e6)
 
 
 if __name__ == "__main__":

@@ -17,29 +17,37 @@ log = logging.getLogger("verdict")
 
 
 def run(main: Callable[..., None]) -> None:
-    """Run the stage `main` with the options of the command line.
+    """Run the stage `main` with the options of the command line, and log how long it took."""
+    module = sys.modules["__main__"]
+    if module.__spec__ and module.__spec__.name.startswith("stages."):
+        # Other processes find what the module defines by its name, not as `__main__`
+        name = module.__spec__.name
+        main = importlib.import_module(name).main
+    else:
+        module = sys.modules[main.__module__]
+        name = main.__module__
+    if "DVC_STAGE" in os.environ:
+        threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
+    started = time.perf_counter()
+    app = cyclopts.App(name=f"python -m {name}", help=module.__doc__, help_format="plaintext")
+    app.default(main)
+    start(app)
+    log.info("%s: %.1f s", name.removeprefix("stages."), time.perf_counter() - started)
+
+
+def start(app: cyclopts.App) -> None:
+    """Run an app with the words of the command line.
 
     Bad input (`InputError`) ends with its message and status 1; any other exception is a bug and
     keeps its traceback.
     """
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     log.setLevel(logging.INFO)
-    if "DVC_STAGE" in os.environ:
-        threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
-    module = sys.modules[main.__module__]
-    name = module.__spec__.name if module.__spec__ else main.__module__
-    if main.__module__ == "__main__" and module.__spec__:
-        # Other processes find what the module defines by its name, not as `__main__`
-        main = importlib.import_module(name).main
-    started = time.perf_counter()
-    app = cyclopts.App(name=f"python -m {name}", help=module.__doc__, help_format="plaintext")
-    app.default(main)
     try:
         app(result_action="return_value")
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - for the person at the terminal
         sys.exit(1)
-    log.info("%s: %.1f s", name.removeprefix("stages."), time.perf_counter() - started)
 
 
 def _end_with(parent: int) -> None:

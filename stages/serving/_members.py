@@ -1,7 +1,7 @@
 """The members of the ensemble, as their stages stored them, to predict new rows."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -11,19 +11,12 @@ import numpy as np
 import pandas as pd
 
 from stages.core.errors import InputError
+from stages.core.matrices import Block, Floats
 from stages.core.seeds import by_number
-from stages.core.tasks import Block, Floats, Task
-from stages.models._linear import Linear
+from stages.core.tasks import Task
 from stages.models.fitting.crossfit import FoldModels
 from stages.models.fitting.crossfit import stored_params as classical_params
-from stages.models.fitting.search import ModelParams
-from stages.models.fitting.seeds import Load
-from stages.models.forest import Forest, ForestParams
-from stages.models.lgbm import Lgbm, LgbmParams
-from stages.models.logreg import LogregParams
-from stages.models.mlp import Mlp, MlpParams
-from stages.models.svm import SvmParams
-from stages.models.xgb import Xgb, XgbParams
+from stages.models.fitting.model import is_model, load_model
 from stages.transformer import tokens
 from stages.transformer.finetune import use_cores
 from stages.transformer.network.backbones import Source, read_tokenizer
@@ -35,15 +28,6 @@ from stages.transformer.training.classifier import load_tuned, share_backbone, s
 from stages.transformer.training.units import REFIT, TOKENIZER
 
 Sets: TypeAlias = dict[str, dict[str, Block]]  # feature set -> text column -> block
-
-CLASSICAL: Mapping[str, tuple[type[ModelParams], Load]] = {
-    "logreg": (LogregParams, Linear.load),
-    "svm": (SvmParams, Linear.load),
-    "forest": (ForestParams, Forest.load),
-    "xgb": (XgbParams, Xgb.load),
-    "lgbm": (LgbmParams, Lgbm.load),
-    "mlp": (MlpParams, Mlp.load),
-}  # any other member is a backbone
 
 
 class Member(Protocol):
@@ -118,8 +102,8 @@ class Transformer:
 
 def load_member(folder: Path, task: Task) -> Member:
     """The model that the stage of the folder's name stored there."""
-    if folder.name in CLASSICAL:
-        return Classical(FoldModels.load(folder, task, *CLASSICAL[folder.name]))
+    if is_model(folder.name):
+        return Classical(FoldModels.load(folder, task, load_model(folder.name)))
     return Transformer.load(folder, task)
 
 
@@ -128,6 +112,6 @@ def sets_of(folders: Iterable[Path]) -> set[str]:
     return {
         name
         for folder in folders
-        if folder.name in CLASSICAL and folder.is_dir()
-        for name in classical_params(folder, CLASSICAL[folder.name][0]).sources()
+        if is_model(folder.name) and folder.is_dir()
+        for name in classical_params(folder, load_model(folder.name).params).sources()
     }

@@ -17,9 +17,11 @@ from ruamel.yaml import YAML
 
 from stages.core.blocks import column_blocks
 from stages.core.errors import InputError
-from stages.core.params import FOLDER, Params, read_params
+from stages.core.layout import ENSEMBLE, Layout
+from stages.core.matrices import Block, Floats
+from stages.core.params import Params, check_params, read_params
 from stages.core.tables import PREDICTION, read_json
-from stages.core.tasks import Block, Floats, Task, read_task
+from stages.core.tasks import Task, read_task
 from stages.data.augment import AugmentParams
 from stages.data.clean import CleanParams, clean_texts, make_normalizer
 from stages.data.comparisons import put_into_words
@@ -36,13 +38,14 @@ from stages.serving._members import Member, Sets, Transformer, load_member, sets
 from stages.transformer.embed import Embedder, EmbedParams
 
 ROWS = 250  # rows whose words are counted by one process
+# what makes a feature set of new rows: files in the folders of feature sets
 STATE = {
-    "tfidf": ("tfidf/names.json",),
-    "lsa": ("tfidf/names.json", "lsa/svd.state.npz"),
-    "word2vec": ("word2vec/vectors.state.npz",),
+    "tfidf": (("tfidf", "names.json"),),
+    "lsa": (("tfidf", "names.json"), ("lsa", "svd.state.npz")),
+    "word2vec": (("word2vec", "vectors.state.npz"),),
     "style": (),
     "embed": (),
-}  # what of data/<dataset>/ makes a feature set of new rows
+}
 
 
 @dataclass(frozen=True)
@@ -60,22 +63,22 @@ class Features:
     @classmethod
     def load(
         cls,
-        data: Path,
+        layout: Layout,
         task: Task,
         clean: CleanParams,
         ngrams: TfidfParams,
         embed: EmbedParams,
         needed: set[str],
     ) -> "Features":
-        """Read from the folder `data` what the `needed` feature sets take."""
+        """Read what the `needed` feature sets take."""
         make_normalizer(clean)  # missing NLTK data shall show here, not in a worker
         return cls(
             task,
             clean,
             ngrams,
-            Vocabulary.load(data / "tfidf") if needed & {"tfidf", "lsa"} else None,
-            Latent.load(data / "lsa") if "lsa" in needed else None,
-            Vectors.load(data / "word2vec") if "word2vec" in needed else None,
+            Vocabulary.load(layout.features("tfidf")) if needed & {"tfidf", "lsa"} else None,
+            Latent.load(layout.features("lsa")) if "lsa" in needed else None,
+            Vectors.load(layout.features("word2vec")) if "word2vec" in needed else None,
             Embedder.load(embed) if "embed" in needed and embed.backbone else None,
         )
 
@@ -200,42 +203,37 @@ class Pipeline:
         Raises:
             InputError: It is not trained, or not with the params that stand there now.
         """
-        augment = read_params(AugmentParams, dataset, "augment", root / FOLDER)
-        clean = read_params(CleanParams, dataset, "clean", root / FOLDER)
-        ngrams = read_params(TfidfParams, dataset, "tfidf", root / FOLDER)
-        embed = read_params(EmbedParams, dataset, "embed", root / FOLDER)
-        submit = read_params(SubmitParams, dataset, "submit", root / FOLDER)
-        paths = files(dataset, root)
-        require_files(dataset, root, paths)
-        read: dict[str, Params] = {
-            "augment": augment, "clean": clean, "tfidf": ngrams, "embed": embed,
-        }  # fmt: skip
-        asked = read_params(CascadeParams, dataset, "cascade", root / FOLDER) if cascade else None
-        if asked:
-            read["cascade"] = asked
-        require_built(dataset, root, paths, read)
-        places = Places(dataset)
-        task = read_task(root / places.labels)
-        names, blend = load_blend(root / places.weights, task)
+        layout = Layout(dataset, root)
+        augment = read_params(AugmentParams, layout)
+        clean = read_params(CleanParams, layout)
+        ngrams = read_params(TfidfParams, layout)
+        embed = read_params(EmbedParams, layout)
+        submit = read_params(SubmitParams, layout)
+        needed = files(layout)
+        require_files(dataset, needed)
+        asked = read_params(CascadeParams, layout) if cascade else None
+        read: list[Params] = [augment, clean, ngrams, embed, *([asked] if asked else [])]
+        require_built(layout, needed, read)
+        task = read_task(layout.labels)
+        names, blend = load_blend(layout.weights, task)
         labels = None
         if submit.labels is not None:
-            labels = Labels(submit.labels, read_thresholds(root / places.thresholds, task))
-        folder = root / places.data
+            labels = Labels(submit.labels, read_thresholds(layout.thresholds(ENSEMBLE), task))
 
         def features(members: Iterable[str]) -> Features | None:
-            needed = sets_of(root / places.models / name for name in members)
-            return Features.load(folder, task, clean, ngrams, embed, needed) if needed else None
+            wanted = sets_of(layout.model(name) for name in members)
+            return Features.load(layout, task, clean, ngrams, embed, wanted) if wanted else None
 
         cheap = None
         if asked:
-            threshold = read_threshold(root / places.cascade)
-            member = load_member(root / places.models / asked.cheap, task)
+            threshold = read_threshold(layout.cascade)
+            member = load_member(layout.model(asked.cheap), task)
             cheap = Cheap(features([asked.cheap]), member, threshold)
         return cls(
             task,
             augment.comparisons,
             features(names),
-            {name: load_member(root / places.models / name, task) for name in names},
+            {name: load_member(layout.model(name), task) for name in names},
             blend,
             labels,
             cheap,
@@ -262,64 +260,26 @@ def as_frame(rows: list[Row], task: Task) -> pd.DataFrame:
     return pd.DataFrame([row.texts for row in rows], columns=list(task.text_columns))
 
 
-@dataclass(frozen=True)
-class Places:
-    """Where dvc.yaml keeps what belongs to a dataset, relative to the root of the repository."""
+def files(layout: Layout) -> list[Path]:
+    """What `Pipeline.load` reads, files and folders, as far as they are known.
 
-    dataset: str
-
-    @property
-    def data(self) -> Path:
-        """The folder of features."""
-        return Path("data") / self.dataset
-
-    @property
-    def models(self) -> Path:
-        """The folder of the models."""
-        return Path("models") / self.dataset
-
-    @property
-    def labels(self) -> Path:
-        """labels.json."""
-        return self.data / "labels.json"
-
-    @property
-    def weights(self) -> Path:
-        """Weights of the ensemble."""
-        return Path("metrics/weights") / f"{self.dataset}.json"
-
-    @property
-    def cascade(self) -> Path:
-        """What the stage `cascade` found."""
-        return Path("metrics/cascade") / f"{self.dataset}.json"
-
-    @property
-    def thresholds(self) -> Path:
-        """Thresholds of the ensemble's labels."""
-        return Path("metrics/thresholds") / self.dataset / "ensemble.json"
-
-
-def files(dataset: str, root: Path) -> list[Path]:
-    """What `Pipeline.load` reads, files and folders, relative to `root`.
-
-    As far as they are known: members stand in the weights.
+    Which members there are stands in the weights.
     """
-    places = Places(dataset)
-    found = [FOLDER / f"{dataset}.yaml", places.labels, places.weights]
-    if read_params(SubmitParams, dataset, "submit", root / FOLDER).labels is not None:
-        found.append(places.thresholds)
-    if all((root / path).exists() for path in found):
-        names, _ = load_blend(root / places.weights, read_task(root / places.labels))
-        found += [places.models / name for name in names]
-        needed = sets_of(root / places.models / name for name in names)
-        state = {path for name in needed for path in STATE[name]}
-        found += [places.data / path for path in sorted(state)]
+    found = [layout.params, layout.labels, layout.weights]
+    if read_params(SubmitParams, layout).labels is not None:
+        found.append(layout.thresholds(ENSEMBLE))
+    if all(path.exists() for path in found):
+        names, _ = load_blend(layout.weights, read_task(layout.labels))
+        found += [layout.model(name) for name in names]
+        needed = sets_of(layout.model(name) for name in names)
+        state = {layout.features(name) / file for each in needed for name, file in STATE[each]}
+        found += sorted(state)
     return found
 
 
-def require_files(dataset: str, root: Path, needed: Iterable[Path]) -> None:
+def require_files(dataset: str, needed: Iterable[Path]) -> None:
     """Refuse a dataset that is not trained."""
-    missing = [str(root / path) for path in needed if not (root / path).exists()]
+    missing = [str(path) for path in needed if not path.exists()]
     if missing:
         raise InputError.listing(
             f"{dataset}: not trained here, got no such files; expected what `dvc exp run "
@@ -328,31 +288,34 @@ def require_files(dataset: str, root: Path, needed: Iterable[Path]) -> None:
         )
 
 
-def require_built(
-    dataset: str, root: Path, needed: Iterable[Path], sections: Mapping[str, Params]
-) -> None:
+def require_built(layout: Layout, needed: Iterable[Path], read: Iterable[Params]) -> None:
     """Refuse params that are not those of the last build, and a build that is not whole.
 
     As far as dvc.lock tells: it knows what each stage made, and of what.
     """
-    lock, file = root / "dvc.lock", f"{FOLDER}/{dataset}.yaml"
+    lock = layout.root / "dvc.lock"
     if not lock.exists():
         return
     stages = YAML(typ="safe").load(lock.read_text(encoding="utf-8"))["stages"]
+    file = layout.params.relative_to(layout.root)
     changed = []
-    for section, params in sections.items():
-        built = stages.get(f"{section}@{dataset}", {}).get("params", {}).get(file, {})
-        if built.get(section) not in (None, params.model_dump(mode="json")):
+    for params in read:
+        section = params.section
+        built = stages.get(f"{section}@{layout.dataset}", {}).get("params", {})
+        given = built.get(file.as_posix(), {}).get(section)
+        if given is not None and check_params(type(params), given, lock, section) != params:
             changed.append(section)
+    run = f"run `dvc exp run -S 'datasets=[{layout.dataset}]'`"
     if changed:
         raise InputError(
-            f"{root / file}: got other params in {changed} than the models were trained with; "
-            f"expected the same: run `dvc exp run -S 'datasets=[{dataset}]'`, or undo the change"
+            f"{layout.params}: got other params in {changed} than the models were trained with; "
+            f"expected the same: {run}, or undo the change"
         )
-    if behind := stages_behind(stages, needed):
+    relative = [path.relative_to(layout.root) for path in needed]
+    if behind := stages_behind(stages, relative):
         raise InputError(
             f"{lock}: got {behind} made of other files than are there now; expected a whole build: "
-            f"run `dvc exp run -S 'datasets=[{dataset}]'`"
+            f"{run}"
         )
 
 

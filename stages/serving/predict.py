@@ -15,8 +15,8 @@ they must see the files and the repository at the same paths.
 A tool for the terminal, no stage. Exit status: 0 all rows are predicted, 1 nothing was written, 2
 some rows were rejected.
 
-    python -m stages.serving.predict --dataset arena new.csv out.csv
-    python -m stages.serving.predict --dataset arena shards/ predicted/
+    verdict predict --dataset arena new.csv out.csv
+    verdict predict --dataset arena shards/ predicted/
 """
 
 import logging
@@ -33,7 +33,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from stages.core.errors import InputError
-from stages.core.params import FOLDER, read_params
+from stages.core.layout import Layout
+from stages.core.params import read_params
 from stages.core.tables import ID, PREDICTION, atomic
 from stages.data.ingest import IngestParams
 from stages.data.readers.files import SUFFIXES as READABLE
@@ -176,7 +177,7 @@ def main(
         root: The repository, with params/, data/, models/ and metrics/.
         cascade: Let the cheap model of the section `cascade` answer the rows that it is sure of.
     """
-    reader = read_params(IngestParams, dataset, "ingest", root / FOLDER).reader
+    reader = read_params(IngestParams, Layout(dataset, root)).reader
     sources = sources_of(source)
     many = sources != [source]
     faults = folder_faults(output) if many else path_faults(source, output)

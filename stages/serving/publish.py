@@ -8,7 +8,7 @@ code. Its input has the text columns of the task; a prompt or answer is a text o
 
 A tool for the terminal, no stage. It prints the model's URI and a command that serves it.
 
-    python -m stages.serving.publish --dataset arena
+    verdict publish --dataset arena
 """
 
 import logging
@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 
 from stages.core.errors import InputError
+from stages.core.layout import Layout
 from stages.core.tasks import Task
 from stages.data.readers.rows import Fault, Record, Reject, Row, clean_text, to_rows
 from stages.data.readers.table import turns_of
@@ -218,8 +219,8 @@ def main(*, dataset: str, root: Path = Path()) -> None:
     pipeline = Pipeline.load(dataset, root)
     with TemporaryDirectory() as temporary:
         folder = Path(temporary) / FILES
-        for path in files(dataset, root):
-            copy(root / path, folder / path)
+        for path in files(Layout(dataset, root)):
+            copy(path, folder / path.relative_to(root))
         try:
             use_store(dataset, store, None if server else (home / "mlruns").as_uri())
             uri = log_model(dataset, pipeline, folder)

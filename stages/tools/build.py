@@ -1,16 +1,16 @@
-r"""Build independent stages side by side, which `dvc repro` does not: a tool, no stage.
+"""Build independent stages side by side, which `dvc repro` does not: a tool, no stage.
 
 In: dvc.yaml. Out: what `dvc repro` makes, the same bytes. Each stage is a `dvc repro --single-item`
 in one of `jobs` processes, started when all stages that it depends on are done. Of those that wait,
 the one with the longest chain of followers comes first, then the one with the largest inputs: what
-takes long should not be the last. What DVC finds unchanged is not started. When a stage fails, what
-depends on it is left out, the others end, and the exit status is 1. Ctrl-C stops all. Each stage
-may take all cores, as in `dvc repro`, since some leave the others idle.
+takes long should not be the last. No two stages that may want the GPU run at once. What DVC finds
+unchanged is not started. When a stage fails, what depends on it is left out, the others end, and
+the exit status is 1. Ctrl-C stops all. Each stage may take all cores, as in `dvc repro`, since some
+leave the others idle.
 
-    python -m stages.tools.build --jobs 2 ensemble@demo
+    verdict build --jobs 2 ensemble@demo
 """
 
-import heapq
 import logging
 import multiprocessing
 import os
@@ -34,14 +34,19 @@ from stages.runtime.cost import size_on_disk
 log = logging.getLogger("verdict")
 
 PATIENCE = 10  # seconds in which interrupted stages may end by themselves
+NETWORKS = Path("stages/transformer/network")  # a stage that depends on it may want the GPU
 
 
 class Pipeline(NamedTuple):
-    """Of all stages, by name: those that each depends on, its inputs; and what is out of date."""
+    """Of all stages, by name: those that each depends on, its inputs; and what is out of date.
+
+    Of the stages in `one_at_a_time`, which may want the GPU, no two run at once.
+    """
 
     needs: dict[str, set[str]]
     inputs: dict[str, list[Path]]
     stale: set[str]
+    one_at_a_time: set[str]
 
 
 def read_pipeline(folder: Path) -> Pipeline:
@@ -66,7 +71,8 @@ def read_pipeline(folder: Path) -> Pipeline:
     except DvcException as error:
         causes = [str(each) for each in (error, error.__cause__) if each]
         raise InputError(f"{folder}: DVC cannot read the pipeline: {': '.join(causes)}") from error
-    return Pipeline(needs, inputs, stale)
+    network = (folder / NETWORKS).resolve()
+    return Pipeline(needs, inputs, stale, {name for name in inputs if network in inputs[name]})
 
 
 def select(needs: Mapping[str, set[str]], targets: Collection[str]) -> dict[str, set[str]]:
@@ -198,11 +204,15 @@ def build(pipeline: Pipeline, workers: Workers) -> list[str]:
                     failed.append(name)
                 elif name in pipeline.stale or needs[name] & ran:
                     size = sum(map(size_on_disk, filter(Path.exists, pipeline.inputs[name])))
-                    heapq.heappush(waiting, (-rank[name], -size, name))
+                    waiting.append((-rank[name], -size, name))
                     continue
                 sorter.done(name)
-        while waiting and workers.idle:
-            workers.start(heapq.heappop(waiting)[-1])
+        for item in sorted(waiting):
+            name, running = item[-1], set(workers.busy.values())
+            wants_gpu = name in pipeline.one_at_a_time
+            if workers.idle and not (wants_gpu and pipeline.one_at_a_time & running):
+                waiting.remove(item)
+                workers.start(name)
         if waiting and not workers.busy:
             raise InputError("build: all processes were killed; expected one to be left")
         for name, status in workers.finished() if workers.busy else ():

@@ -6,7 +6,7 @@ raw files lies `SOURCE.json`: where they come from, the licence, the checksums. 
 labels its test part, the labels go to `test_labels.csv`, which no stage reads. Without a network
 the command says what to download where; `--downloads` takes a folder with these files.
 
-    python -m stages.tools.fetch dbpedia14
+    verdict fetch dbpedia14
 """
 
 import csv
@@ -289,7 +289,7 @@ def main(dataset: str, /, *, downloads: Path | None = None, to: Path = Path("dat
                 [
                     f"download by hand: {', '.join(source.files)}",
                     f"from: {source.page} (licence: {source.licence})",
-                    f"then: python -m stages.tools.fetch {dataset} --downloads <their folder>",
+                    f"then: verdict fetch {dataset} --downloads <their folder>",
                 ],
             ) from error
         build(dataset, source, Path(folder), out)

@@ -12,10 +12,10 @@ seeds. Copies hold only what Git or DVC track.
       space:
         params/demo.yaml:logreg.C: {low: 0.0001, high: 1.0, log: true}
         params/demo.yaml:tfidf.words.longest: {choices: [1, 2]}
-      metric: {file: metrics/scores/demo/ensemble.json, key: log_loss, direction: minimize}
+      metric: {file: metrics/scores/demo/ensemble.json, key: oof.log_loss, direction: minimize}
       seed: 0
 
-    python -m stages.tools.sweep --space sweep.yaml --trials 20 --jobs 2
+    verdict sweep --space sweep.yaml --trials 20 --jobs 2
 """
 
 import json
@@ -33,8 +33,9 @@ import pandas as pd
 from pydantic import Field
 
 from stages.core.errors import InputError
-from stages.core.params import Params, read_params
+from stages.core.params import Params, check_params, read_section
 from stages.core.space import Space, draw
+from stages.core.tables import flatten
 from stages.runtime.cli import run
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def read_metric(metric: Metric, revision: str | None = None) -> float:
     from dvc.api import metrics_show
 
     try:
-        found = metrics_show(metric.file, rev=revision)
+        found = flatten(metrics_show(metric.file, rev=revision))
     except FileNotFoundError as error:
         raise InputError(
             f"sweep.metric.file: got {metric.file!r}; expected a file of metrics that a stage "
@@ -265,7 +266,7 @@ def main(*, space: Path, trials: int, jobs: int = 1, store: Path = STORE) -> Non
         raise InputError(f"--trials, --jobs: got {trials} and {jobs}; expected numbers from 1")
     if space.suffix != ".yaml":
         raise InputError(f"--space: got {str(space)!r}; expected a file with the suffix .yaml")
-    plan = read_params(SweepParams, space.stem, "sweep", space.parent)
+    plan = check_params(SweepParams, read_section(space, "sweep"), space, "sweep")
     check_metric(plan.metric)
     store.parent.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)

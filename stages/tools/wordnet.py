@@ -6,7 +6,7 @@ which only sense keys need and which may be empty. The files are copied, for NLT
 lead out of its folder.
 
     apt-get install wordnet-base
-    python -m stages.tools.wordnet --from /usr/share/wordnet --to ~/nltk_data
+    verdict wordnet --from /usr/share/wordnet --to ~/nltk_data
 """
 
 import logging

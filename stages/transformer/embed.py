@@ -1,13 +1,12 @@
-r"""Sentence embeddings of a pretrained backbone as it is, nothing tuned: a feature set.
+"""Sentence embeddings of a pretrained backbone, which is not tuned: a feature set.
 
-In: rows.parquet. Out: a folder with a dense matrix for each text column (the pooled last layer of
-the first `max_tokens` tokens, of length 1; Reimers and Gurevych 2019) and the cosines between a
-row's texts. Each text is read by itself, so its embedding depends on no other text: batches are of
-like length, and padding is masked. A dataset whose `backbone` is null gets an empty set, and torch
-is not even imported.
+In: the rows. Out: a folder with a dense matrix for each text column (the pooled last layer of the
+first `max_tokens` tokens, scaled to length 1; Reimers and Gurevych 2019), and the cosines between
+the texts of a row. Each text is read on its own and padding is masked, so an embedding does not
+depend on other texts; texts of similar length share a batch. If `backbone` is null, the feature set
+is empty and torch is not imported.
 
-    python -m stages.transformer.embed --dataset demo --labels data/demo/labels.json \
-        --rows data/demo/augmented/rows.parquet --embed data/demo/embed
+    python -m stages.transformer.embed --dataset demo
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -27,9 +25,11 @@ from tqdm import tqdm
 from stages.core.blocks import write_blocks
 from stages.core.errors import InputError
 from stages.core.folds import Indices
+from stages.core.layout import Layout
+from stages.core.matrices import Floats
 from stages.core.params import Params, in_section, read_params
 from stages.core.tables import ID, join_turns, read_table
-from stages.core.tasks import Floats, read_task
+from stages.core.tasks import read_task
 from stages.runtime import parallel
 from stages.runtime.cli import run
 from stages.transformer.network.backbones import (
@@ -51,20 +51,23 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("verdict")
 
-CHUNK = 1000  # texts that are tokenised at once, since all but their first tokens is dropped
+CHUNK = 1000  # texts per call of the tokenizer; most of their tokens are dropped right away
 
 
 class EmbedParams(Params):
-    """Section `embed`: a null `backbone` makes an empty feature set.
+    """Section `embed`: with a null `backbone` the feature set is empty.
 
-    `max_tokens` are read of each text, special tokens included. `tokens_per_batch` bounds memory.
-    With bf16 (see `finetune`) an embedding depends on its batch by some thousandths.
+    The first `max_tokens` tokens of a text are read, special tokens included. `tokens_per_batch`
+    bounds memory. With bf16 (see `finetune`) the other texts of its batch change an embedding by a
+    few thousandths.
     """
 
-    backbone: BackboneParams | None
-    max_tokens: Annotated[int, Field(ge=8)]
-    tokens_per_batch: Annotated[int, Field(ge=8)]
-    precision: Literal["auto", "fp32", "bf16"]
+    section = "embed"
+
+    backbone: BackboneParams | None = None
+    max_tokens: Annotated[int, Field(ge=8)] = 128
+    tokens_per_batch: Annotated[int, Field(ge=8)] = 2048
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
 
 
 @dataclass(frozen=True)
@@ -78,10 +81,11 @@ class Embedder:
 
     @classmethod
     def load(cls, params: EmbedParams) -> Embedder:
-        """Load the backbone of the params.
+        """Load the backbone that the params name.
 
         Raises:
-            InputError: There is none, it cannot be loaded, or reads no texts of `max_tokens`.
+            InputError: The params name none, it cannot be loaded, or `max_tokens` is more than it
+                can read.
         """
         import torch
 
@@ -101,7 +105,7 @@ class Embedder:
         return cls(params, load_tokenizer(backbone), network.eval(), device)
 
     def __call__(self, texts: pd.DataFrame) -> dict[str, Floats]:
-        """Embeddings `(n_rows, size)` of each column of `texts`, a text or list of turns a cell."""
+        """Embeddings `(n_rows, size)` of each column; a cell is a text or a list of turns."""
         tokens = self.tokens(texts)
         sequences, where = distinct_sequences(tokens, np.arange(len(texts)))
         lengths = tokens.lengths()[sequences[:, 0], sequences[:, 1]]
@@ -111,15 +115,15 @@ class Embedder:
         def embed(batch: Indices) -> Floats:
             return self._embed(tokens, sequences[batch])
 
-        with one_torch_thread():  # a GPU is this machine's, also beside a cluster
+        with one_torch_thread():  # a GPU is used here, even if there is a cluster
             on_cpu = self.device.type == "cpu"
             found = parallel.run(embed, bar) if on_cpu else list(map(embed, bar))
-        vectors = np.concatenate(found)  # batches and sequences are both the longest first
+        vectors = np.concatenate(found)  # batches keep the order of the sequences, longest first
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         return {str(column): vectors[where[:, number]] for number, column in enumerate(texts)}
 
     def tokens(self, texts: pd.DataFrame) -> Tokens:
-        """The sequences of each row, one a column."""
+        """The sequences of each row, one per column."""
         template = Template.of(self.tokenizer, 1)
         flat = [join_turns(cell) for row in texts.itertuples(index=False) for cell in row]
         sequences = [
@@ -140,7 +144,7 @@ class Embedder:
 
 @contextmanager
 def one_torch_thread() -> Iterator[None]:
-    """Batches run side by side: the last bits depend on the number of threads of one."""
+    """Use one thread per batch: batches run side by side, and more threads change the last bits."""
     import torch
 
     given = torch.get_num_threads()
@@ -151,16 +155,17 @@ def one_torch_thread() -> Iterator[None]:
         torch.set_num_threads(given)
 
 
-def main(*, dataset: str, labels: Path, rows: Path, embed: Path) -> None:
-    """Write the folder `embed` from the texts."""
-    params = read_params(EmbedParams, dataset, "embed")
-    task = read_task(labels)
-    frame = read_table(rows, [ID, *task.text_columns])
+def main(*, dataset: str) -> None:
+    """Embed the texts of all rows."""
+    layout = Layout(dataset)
+    params = read_params(EmbedParams, layout)
+    task = read_task(layout.labels)
+    frame = read_table(layout.augmented_rows, [ID, *task.text_columns])
     vectors: Mapping[str, Floats] = {}
     if params.backbone is not None:
-        with in_section(EmbedParams, dataset, "embed"):
+        with in_section(EmbedParams, layout):
             vectors = Embedder.load(params)(frame[list(task.text_columns)])
-    write_blocks(embed, frame[ID], task.relate(vectors) if vectors else {})
+    write_blocks(layout.features("embed"), frame[ID], task.relate(vectors) if vectors else {})
     log.info("embed: %d rows, %d text columns", len(frame), len(vectors))
 
 

@@ -1,21 +1,18 @@
-r"""Tune a pretrained network, one model a fold, and predict all rows.
+"""Tune a pretrained network, one model per fold, and predict all rows.
 
-In: labels, folds and the token ids that the stage `tokens` made. Out: for each fold a model (safe
-tensors), the tokenizer, predictions out of fold and for unseen rows, the loss curve. Both orders of
-a pair are in the same optimiser step, and predictions are the mean over both. A killed run goes on
-where it was, from a scratch folder that it removes at its end.
+In: labels, folds and the token ids of the stage `tokens`. Out: a model for each fold (safetensors),
+the tokenizer, predictions out of fold and for unseen rows, and the loss curves. Both orders of a
+pair are in the same optimiser step, and its prediction is the mean over both. A killed run resumes
+from a scratch folder, which is removed at the end. A dataset that does not use the backbone gets
+empty outputs, and torch is not imported.
 
-On several GPUs or machines it runs under a launcher (`torchrun` or `accelerate launch`, `-m
-stages.transformer.finetune ...`). Where the variable VERDICT_LAUNCH holds options of torchrun, such as
-`--nproc_per_node 8`, the stage starts it by itself, so that `dvc repro` uses them. All processes
-need the same files. Else, where RAY_ADDRESS names a cluster, Ray Train starts a process for each of
-its GPUs; a process that dies costs the way from the last checkpoint.
+To use several GPUs or machines, run the module under a launcher (`torchrun` or `accelerate launch`,
+`-m stages.transformer.finetune ...`), or set VERDICT_LAUNCH to options of torchrun, such as
+`--nproc_per_node 8`: the stage then starts torchrun itself, also under `dvc repro`. All processes
+must see the same files. Without VERDICT_LAUNCH but with a cluster (RAY_ADDRESS), Ray Train starts a
+process for each GPU; if one dies, all resume from the last checkpoint.
 
-    python -m stages.transformer.finetune --dataset demo --backbone minilm \
-        --labels data/demo/labels.json --folds data/demo/augmented/folds.parquet \
-        --tokens data/demo/tokens/minilm --model models/demo/minilm \
-        --predictions data/demo/predictions/minilm.parquet \
-        --curve metrics/loss_curves/demo/minilm.csv --cost metrics/cost/demo/minilm.json
+    python -m stages.transformer.finetune --dataset demo --backbone minilm
 """
 
 from __future__ import annotations
@@ -36,14 +33,15 @@ import numpy as np
 
 from stages.core.errors import InputError
 from stages.core.folds import Folds, read_folds
-from stages.core.params import in_section, read_params
+from stages.core.layout import SCRATCH, Layout
+from stages.core.params import in_section
 from stages.core.tables import write_table
 from stages.core.tasks import read_task
 from stages.runtime import cluster, parallel
 from stages.runtime.cli import run
 from stages.runtime.cost import Cost
-from stages.runtime.tracking import Mirror
-from stages.transformer.network.params import FinetuneParams
+from stages.runtime.tracking import Live
+from stages.transformer.network.params import FinetuneParams, read_finetune
 from stages.transformer.network.predict import Data, predict
 from stages.transformer.network.tokens import read_tokens
 from stages.transformer.training.checkpoint import Checkpoint, Finished, finish, scratch_key
@@ -60,8 +58,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("verdict")
 
 LAUNCH = "VERDICT_LAUNCH"
-SCRATCH = Path("scratch") / "finetune"
-# What oneDNN keeps for each shape of a batch; its own 1024 took 2 GB where lengths vary
+# How many kernels oneDNN caches, one per shape of a batch: its default of 1024 took 2 GB
 ONEDNN_CACHE, ONEDNN_SHAPES = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64"
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
@@ -75,9 +72,9 @@ def tune(
     scratch: Path,
     watch: Callable[[str, Curve], None],
 ) -> Finished:
-    """Train and predict, or take what an earlier run finished; `watch` sees the loss curve grow."""
+    """Train and predict, or read what an earlier run finished; `watch` is passed the loss curve."""
     done = Finished.read(scratch / unit.name)
-    accelerator.wait_for_everyone()  # all have looked before the first writes
+    accelerator.wait_for_everyone()  # so that no process writes before all have looked
     if done is not None:
         watch(unit.name, done.curve)
         return done
@@ -86,7 +83,7 @@ def tune(
     targets = data.targets[train]
     weight = class_weights(data.task, targets) if balanced else np.ones(len(train))
     checkpoint = Checkpoint(scratch / f"{unit.name}.pt")
-    gc.collect()  # the model of the fold before leaves the memory
+    gc.collect()  # free the model of the previous fold
     with memory_advice(params):
         classifier = build(
             params, len(data.task.classes), device=accelerator.device, seed=unit.seed
@@ -108,7 +105,7 @@ def tune(
 
 @contextmanager
 def memory_advice(params: FinetuneParams) -> Iterator[None]:
-    """Turn an exhausted memory into an error that says what to lower."""
+    """Turn an out-of-memory error into one that says which params to lower."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -123,68 +120,62 @@ def memory_advice(params: FinetuneParams) -> Iterator[None]:
         ) from error
 
 
-def main(
-    *, dataset: str, backbone: str, labels: Path, folds: Path, tokens: Path,
-    model: Path, predictions: Path, curve: Path, cost: Path, scratch: Path = SCRATCH,
-) -> None:  # fmt: skip
+def main(*, dataset: str, backbone: str) -> None:
     """Tune a pretrained network."""
-    options = dict(locals())
-    clock = Cost()
-    params = read_params(FinetuneParams, dataset, f"finetune.{backbone}")
-    task = read_task(labels)
-    stored = read_folds(folds, task)
-    with in_section(FinetuneParams, dataset, f"finetune.{backbone}"):
-        todo = units(stored, params)
+    clock, layout = Cost(), Layout(dataset)
+    params = read_finetune(layout, backbone)
+    task = read_task(layout.labels)
+    folds = read_folds(layout.augmented_folds, task)
+    with in_section(FinetuneParams, layout, f"finetune.{backbone}"):
+        todo = [] if params is None else units(folds, params)
+    scratch = SCRATCH / "finetune"
     if todo and cluster.is_given():
-        train(main, options, scratch)
+        train(main, {"dataset": dataset, "backbone": backbone}, scratch)
         return
     shelf = scratch / f"{dataset}-{backbone}"
     is_main = os.environ.get("RANK", "0") == "0"  # as launchers set it
-    mirror = Mirror(model.name, dataset, [labels, folds], on=is_main)
     found: dict[Unit, Finished] = {}
-    if todo:
-        import torch  # with accelerate it takes seconds
+    if params is not None and todo:
+        import torch  # takes seconds, as accelerate does
         from accelerate import Accelerator
 
         accelerator = Accelerator(cpu=not torch.cuda.is_available())
         use_cores(accelerator)
         is_main = accelerator.is_main_process
-        data = Data(task, read_tokens(tokens, stored.ids), stored.targets)
+        inputs = [layout.labels, layout.augmented_folds, layout.tokens(backbone)]
+        data = Data(task, read_tokens(layout.tokens(backbone), folds.ids), folds.targets)
         place = f"{accelerator.num_processes} x {accelerator.device.type}"
-        log.info("finetune: %d rows of %s for %s, on %s", len(stored.ids), dataset, backbone, place)
-        work = shelf / scratch_key(params, [labels, folds, tokens], place)
-        with in_section(FinetuneParams, dataset, f"finetune.{backbone}"):
-            found = {
-                unit: tune(unit, stored, data, params, accelerator, work, mirror.curve)
-                for unit in todo
-            }
+        log.info("finetune: %d rows of %s for %s, on %s", len(folds.ids), dataset, backbone, place)
+        work = shelf / scratch_key(params, inputs, place)
+        with (
+            Live(dataset, backbone, on=is_main) as live,
+            in_section(FinetuneParams, layout, f"finetune.{backbone}"),
+        ):
+            for unit in todo:
+                found[unit] = tune(unit, folds, data, params, accelerator, work, live.curve)
         accelerator.end_training()
     if not is_main:
         return
-    table, losses = gather(stored, task, found)
-    write_models(model, found, params.backbone)
-    write_table(table, predictions)
-    write_table(curves(found), curve)
+    table, losses = gather(folds, task, found)
+    write_models(layout.model(backbone), found, params.backbone if params else None)
+    write_table(table, layout.predictions(backbone))
+    write_table(curves(found), layout.loss_curve(backbone))
     if found:
         shutil.rmtree(shelf)
-    # what predicts new rows: the models of the folds, or instead of them those fitted on all rows
+    # new rows are predicted by the models of the folds, or, if there are any, by the refitted ones
     used = {unit: done for unit, done in found.items() if unit.fold is None} or found
     ms = 1e3 * sum(done.seconds / max(1, len(unit.rows)) for unit, done in used.items())
-    spent = clock.write(cost, fitted=model, predict_ms_per_row=ms)
-    quality = {"out_of_fold_log_loss": float(losses.mean())} if len(losses) else {}
-    mirror.finish(
-        params=params.model_dump(mode="json"), metrics=quality | spent, tables={"curve": curve}
-    )
+    clock.write(layout.cost(backbone), fitted=layout.model(backbone), predict_ms_per_row=ms)
     log.info(
         "finetune: %d rows in %d folds%s",
         len(losses),
         len({unit.fold for unit in found} - {None}),
-        "".join(f", out-of-fold log loss {loss:.4f}" for loss in quality.values()),
+        f", out-of-fold log loss {losses.mean():.4f}" if len(losses) else "",
     )
 
 
 def use_cores(accelerator: Accelerator) -> None:
-    """Share the cores among the processes of this machine; one process speaks for all."""
+    """Share the cores among the processes of this machine; only the main process logs."""
     import torch
 
     os.environ.setdefault(ONEDNN_CACHE, ONEDNN_SHAPES)  # read when oneDNN first computes
@@ -195,10 +186,10 @@ def use_cores(accelerator: Accelerator) -> None:
 
 
 def launch() -> None:
-    """Start anew under torchrun where VERDICT_LAUNCH says so; else do nothing."""
+    """Restart this process under torchrun if VERDICT_LAUNCH is set."""
     options = os.environ.pop(LAUNCH, None)
     if options:
-        os.environ.pop(cluster.ADDRESS, None)  # the launcher was named, and starts on this machine
+        os.environ.pop(cluster.ADDRESS, None)  # the launcher was asked for, and runs here
         words = ["-m", "torch.distributed.run", *shlex.split(options)]
         module = ["-m", "stages.transformer.finetune", *sys.argv[1:]]
         os.execv(sys.executable, [sys.executable, *words, *module])  # noqa: S606 - own command

@@ -1,26 +1,23 @@
-r"""Token ids of all rows for one backbone: tokenised once, and read by every run that tunes it.
+"""Token ids of all rows for one backbone, which all of its folds are tuned on.
 
-In: rows.parquet. Out: a folder with the sequences of each row (both orders of a pair), and how much
-of the texts did not fit into them. Only the params of the backbone, of the encoding and the folds
-count here: another learning rate does not tokenise again. Where no fold is tuned, there are no
-tokens.
+In: the rows. Out: a folder with the sequences of each row (both orders of a pair), and how much of
+the texts was cut. A dataset that does not use the backbone (its section is null, or its `folds` are
+empty) gets no tokens.
 
-    python -m stages.transformer.tokens --dataset demo --backbone minilm \
-        --labels data/demo/labels.json --rows data/demo/augmented/rows.parquet \
-        --tokens data/demo/tokens/minilm --metrics metrics/tokens/demo/minilm.json
+    python -m stages.transformer.tokens --dataset demo --backbone minilm
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pandas as pd
 from tqdm import tqdm
 
-from stages.core.params import in_section, read_params
+from stages.core.layout import Layout
+from stages.core.params import in_section
 from stages.core.tables import ID, read_table, write_json
 from stages.core.tasks import Task, read_task
 from stages.runtime.cli import run
@@ -36,12 +33,7 @@ from stages.transformer.network.encode import (
     tokenise,
     tokenise_rounds,
 )
-from stages.transformer.network.params import (
-    BackboneParams,
-    EncodingParams,
-    FinetuneParams,
-    FoldsParam,
-)
+from stages.transformer.network.params import EncodingParams, FinetuneParams, read_finetune
 from stages.transformer.network.tokens import Tokens, write_tokens
 
 if TYPE_CHECKING:
@@ -49,8 +41,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("verdict")
 
-Encoded: TypeAlias = tuple[tuple[Ids, ...], Cut]  # the sequences of a row by order, and its losses
-CHUNK = 500  # rows whose texts are tokenised at once: bounds memory, and is enough for all cores
+Encoded: TypeAlias = tuple[
+    tuple[Ids, ...], Cut
+]  # the sequences of a row by order, and what was cut
+CHUNK = 500  # rows per call of the tokenizer: bounds memory, and keeps all cores busy
 
 
 def build(
@@ -62,7 +56,7 @@ def build(
     """The sequences of `rows`, in their order, and the metrics of what was cut.
 
     Raises:
-        InputError: The params of the encoding do not fit the task, or leave no room for a text.
+        InputError: The encoding does not fit the task, or leaves no room for a text.
     """
     encoded = encode(rows, task, tokenizer, encoding)
     bar = tqdm(encoded, desc="tokens", unit=" rows", total=len(rows), disable=None)
@@ -73,14 +67,14 @@ def build(
 def apply(
     rows: pd.DataFrame, task: Task, tokenizer: PreTrainedTokenizerFast, encoding: EncodingParams
 ) -> Tokens:
-    """The tokens that `build` makes, and nothing else."""
+    """The tokens of `build` without the metrics and the progress bar."""
     return collect(encode(rows, task, tokenizer, encoding), task, tokenizer)[0]
 
 
 def collect(
     encoded: Iterable[Encoded], task: Task, tokenizer: PreTrainedTokenizerFast
 ) -> tuple[Tokens, list[Cut]]:
-    """The rows of `encode` as one."""
+    """The tokens of all rows that `encode` yields, and what was cut from each row."""
     sequences: list[Ids] = []
     cuts: list[Cut] = []
     for row, cut in encoded:
@@ -92,10 +86,10 @@ def collect(
 def encode(
     rows: pd.DataFrame, task: Task, tokenizer: PreTrainedTokenizerFast, encoding: EncodingParams
 ) -> Iterator[Encoded]:
-    """Sequences of each row, and what they lost.
+    """Yield the sequences of each row, and what was cut from it.
 
     Raises:
-        InputError: The params of the encoding do not fit the task, or leave no room for a text.
+        InputError: The encoding does not fit the task, or leaves no room for a text.
     """
     columns = task.text_columns
     template = Template.of(tokenizer, len(columns))
@@ -111,7 +105,7 @@ def _encode(
     tokenizer: PreTrainedTokenizerFast,
     encoding: EncodingParams,
 ) -> Iterator[Encoded]:
-    """The sequences of each row, by order, from its texts; a prompt budget means pairs."""
+    """Encode some rows, given their texts; they are pairs if there is a prompt budget."""
     if encoding.prompt_tokens is None:
         for text in tokenise(tokenizer, [text for (text,) in texts]):
             sequence, cut = encode_text(template, text, encoding.max_tokens)
@@ -121,24 +115,21 @@ def _encode(
         yield encode_pair(template, rounds, encoding.max_tokens, encoding.prompt_tokens)
 
 
-def main(
-    *, dataset: str, backbone: str, labels: Path, rows: Path, tokens: Path, metrics: Path
-) -> None:
+def main(*, dataset: str, backbone: str) -> None:
     """Tokenise all rows for a backbone."""
-    network = read_params(BackboneParams, dataset, f"finetune.{backbone}.backbone")
-    encoding = read_params(EncodingParams, dataset, f"finetune.{backbone}.encoding")
-    folds = read_params(FoldsParam, dataset, f"finetune.{backbone}.folds").root
-    task = read_task(labels)
-    frame = read_table(rows, [ID, *task.text_columns])
-    if folds == ():  # left out: without transformers and torch, which take seconds to import
+    layout = Layout(dataset)
+    params = read_finetune(layout, backbone)
+    task = read_task(layout.labels)
+    frame = read_table(layout.augmented_rows, [ID, *task.text_columns])
+    if params is None or params.folds == ():  # do not import transformers, which takes seconds
         frame, found = frame[:0], Tokens.of([], 1 + task.symmetric, 0)
         counts = measure([], found.lengths(), is_pair=task.symmetric)
     else:
         log.info("tokens: %d rows of %s for %s", len(frame), dataset, backbone)
-        with in_section(FinetuneParams, dataset, f"finetune.{backbone}"):
-            found, counts = build(frame, task, load_tokenizer(network), encoding)
-    write_tokens(tokens, frame[ID], found)
-    write_json(counts, metrics)
+        with in_section(FinetuneParams, layout, f"finetune.{backbone}"):
+            found, counts = build(frame, task, load_tokenizer(params.backbone), params.encoding)
+    write_tokens(layout.tokens(backbone), frame[ID], found)
+    write_json(counts, layout.token_counts(backbone))
     log.info(
         "tokens: %(mean_tokens).0f tokens a sequence, %(mean_tokens_cut).0f cut from a row", counts
     )

@@ -6,8 +6,8 @@ from scipy import sparse
 from stages.core import blocks
 from stages.core.blocks import read_blocks, read_columns, read_state, write_blocks
 from stages.core.errors import InputError
+from stages.core.matrices import Block
 from stages.core.tables import write_table
-from stages.core.tasks import Block
 
 IDS = pd.Series(["r1", "r2", "r3", "r4"])
 DENSE = np.arange(8, dtype=np.float32).reshape(4, 2)

@@ -7,7 +7,8 @@ import pytest
 from pydantic import Field, ValidationError, model_validator
 
 from stages.core.errors import InputError
-from stages.core.params import Params, in_section, read_datasets, read_params
+from stages.core.layout import Layout
+from stages.core.params import Params, in_section, read_params
 
 
 class Inner(Params):
@@ -15,6 +16,8 @@ class Inner(Params):
 
 
 class Section(Params):
+    section = "model"
+
     rate: Annotated[float, Field(gt=0, lt=1)]
     count: int
     names: tuple[str, ...]
@@ -29,10 +32,10 @@ def _place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def read(text, section="model"):
+def read(text, section=None):
     Path("params").mkdir()
     Path("params/demo.yaml").write_text(text, encoding="utf-8")
-    return read_params(Section, "demo", section)
+    return read_params(Section, Layout("demo"), section)
 
 
 def read_section(**changes):
@@ -85,6 +88,8 @@ class Disc(Params):
 
 
 class Drawing(Params):
+    section = "model"
+
     shape: Annotated[Shape | Disc, Field(discriminator="kind")]
     named: dict[str, Disc]
 
@@ -112,7 +117,7 @@ def test_fault_within_a_union_is_told_where_it_stands_in_the_file(shape, faults)
     Path("params").mkdir()
     Path("params/demo.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(InputError) as caught:
-        read_params(Drawing, "demo", "model")
+        read_params(Drawing, Layout("demo"))
     lines = str(caught.value).splitlines()[1:]
     assert len(lines) == len(faults)
     for line, fault in zip(lines, faults, strict=True):
@@ -131,19 +136,22 @@ def test_fault_in_a_mapping_names_its_key_and_a_rule_over_all_shows_no_dump():
         text = json.dumps({"model": {"shape": disc, "named": named}})
         Path("params/demo.yaml").write_text(text, encoding="utf-8")
         with pytest.raises(InputError) as caught:
-            read_params(Drawing, "demo", "model")
+            read_params(Drawing, Layout("demo"))
         assert str(caught.value).splitlines()[1:] in ([f"  model.{fault}"], [f"  model: {fault}"])
 
 
 @pytest.mark.parametrize("fault", ["named: got 1", "shape.radius: got 1"])
 def test_fault_that_begins_with_a_key_gets_its_file_and_section(fault):
-    with pytest.raises(InputError) as caught, in_section(Drawing, "demo", "deep.model"):
+    with pytest.raises(InputError) as caught, in_section(Drawing, Layout("demo"), "deep.model"):
         raise InputError(fault)
     assert str(caught.value) == f"params/demo.yaml: deep.model.{fault}"
 
 
 def test_other_fault_stays_as_it_is():
-    with pytest.raises(InputError, match=r"^/a/shape.csv: missing$"), in_section(Drawing, "x", "y"):
+    with (
+        pytest.raises(InputError, match=r"^/a/shape.csv: missing$"),
+        in_section(Drawing, Layout("x")),
+    ):
         raise InputError("/a/shape.csv: missing")
 
 
@@ -183,17 +191,35 @@ def test_missing_file_is_an_input_error():
     Path("params/demo.yaml").touch()
     missing = r"params/nowhere\.yaml: no such file; expected one of \['demo'\] in params$"
     with pytest.raises(InputError, match=missing):
-        read_params(Section, "nowhere", "model")
+        read_params(Section, Layout("nowhere"))
 
 
 def test_dots_in_a_section_go_deeper():
     assert read(json.dumps({"outer": {"inner": GOOD}}), "outer.inner").count == 3
 
 
-@pytest.mark.parametrize(
-    "text", ["demo: {}\n", "datasets: demo\n", "datasets: [1]\n", "[datasets]\n"]
-)
-def test_datasets_that_are_no_list_of_names_are_refused(text):
-    Path("params.yaml").write_text(text, encoding="utf-8")
-    with pytest.raises(InputError, match=r"datasets: got .*; expected a list of names"):
-        read_datasets()
+def test_fault_of_a_class_with_a_section_gets_that():
+    told = r"^params/demo\.yaml: model\.named: got 1$"
+    with pytest.raises(InputError, match=told), in_section(Drawing, Layout("demo")):
+        raise InputError("named: got 1")
+
+
+class Defaults(Params):
+    section = "model"
+
+    rate: Annotated[float, Field(gt=0)] = 0.5
+    inner: Inner = Inner(size=3)
+
+
+def test_what_a_section_leaves_out_is_the_default():
+    Path("params").mkdir()
+    Path("params/demo.yaml").write_text("model: {rate: 2.0}", encoding="utf-8")
+    assert read_params(Defaults, Layout("demo")) == Defaults(rate=2.0, inner=Inner(size=3))
+
+
+def test_default_is_checked_like_a_given_value():
+    class Wrong(Params):
+        rate: Annotated[float, Field(gt=0)] = -1.0
+
+    with pytest.raises(ValidationError, match="greater than 0"):
+        Wrong()

@@ -95,6 +95,22 @@ def test_metric_that_is_not_finite_is_refused(tmp_path, value):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_number_that_is_not_finite_is_found_at_any_depth_and_all_are_named(tmp_path, value):
+    content = {"loss": value, "share": {"a": 1.0, "b": value}, "folds": [{"x": 0.5}, {"x": value}]}
+    expected = r"m\.json: must be finite: \['loss', 'share\.b', 'folds\.1\.x'\]$"
+    with pytest.raises(ValueError, match=expected):
+        write_json(content, tmp_path / "m.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nested_json_is_written_as_it_is(tmp_path):
+    content = {"share": {"b": 0.5, "a": 0.5, "nan": "inf"}, "empty": {}, "list": [1, None, True]}
+    write_json(content, tmp_path / "m.json")
+    assert read_json(tmp_path / "m.json") == content
+    assert list(read_json(tmp_path / "m.json")["share"]) == ["b", "a", "nan"]
+
+
 def test_json_keeps_its_order_and_its_characters(tmp_path):
     path = tmp_path / "m.json"
     write_json({"b": EMOJI, "a": [1, 2.5]}, path)

@@ -7,17 +7,8 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from stages.core.errors import InputError
-from stages.core.tasks import (
-    PAIR,
-    Block,
-    MultiLabel,
-    Preference,
-    SingleLabel,
-    cosine,
-    hstack,
-    read_task,
-    vstack,
-)
+from stages.core.matrices import Block, cosine, hstack, vstack
+from stages.core.tasks import PAIR, MultiLabel, Preference, SingleLabel, read_task
 
 TASK = Preference()
 PARTS = ("difference", "magnitude", "sum", "prompt")

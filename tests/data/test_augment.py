@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from stages.core.errors import InputError
 from stages.core.folds import read_folds
+from stages.core.layout import Layout
 from stages.core.predictions import prediction_table
 from stages.core.tables import write_json, write_table
 from stages.core.tasks import MultiLabel
@@ -16,6 +17,7 @@ from stages.data import augment
 from tests.given import write_params
 
 TEXT = "I love the big dog, don't you?"
+LAYOUT = Layout("tiny")
 EVERY = augment.VariationParams(synonyms=0, swaps=0.2, deletions=0.2)
 
 
@@ -140,21 +142,17 @@ def inputs(tmp_path, monkeypatch):
     frame = pd.DataFrame({"id": [f"r{i}" for i in range(31)], "part": ["train"] * 30 + ["test"]})
     folds = frame.assign(fold=[i % 3 for i in range(30)] + [-1], group=np.arange(31))
     folds[["y_x", "y_y"]] = np.vstack([np.eye(2)[y], [[np.nan, np.nan]]])
-    write_table(folds, tmp_path / "folds.parquet")
-    write_table(frame.assign(text="some words of a text"), tmp_path / "rows.parquet")
-    write_json({"kind": "multi_label", "classes": ["x", "y"]}, tmp_path / "labels.json")
     monkeypatch.chdir(tmp_path)
+    write_table(folds, LAYOUT.folds)
+    write_table(frame.assign(text="some words of a text"), LAYOUT.rows)
+    write_json({"kind": "multi_label", "classes": ["x", "y"]}, LAYOUT.labels)
     return tmp_path
 
 
 def run_stage(folder, params):
     write_params(folder, "tiny", augment=params.model_dump(mode="json"))
-    augment.main(
-        dataset="tiny", labels=folder / "labels.json", rows=folder / "rows.parquet",
-        folds=folder / "folds.parquet", rows_out=folder / "r.parquet",
-        folds_out=folder / "f.parquet", metrics=folder / "m.json",
-    )  # fmt: skip
-    return pd.read_parquet(folder / "r.parquet"), pd.read_parquet(folder / "f.parquet")
+    augment.main(dataset="tiny")
+    return pd.read_parquet(LAYOUT.augmented_rows), pd.read_parquet(LAYOUT.augmented_folds)
 
 
 def test_copies_are_trained_on_where_their_source_is_and_never_predicted(inputs):
@@ -168,7 +166,7 @@ def test_copies_are_trained_on_where_their_source_is_and_never_predicted(inputs)
         assert table.loc[copies, column].tolist() == own.tolist()
     assert (rows.loc[copies, "text"] != "some words of a text").any()
     task = MultiLabel(("x", "y"))
-    folds = read_folds(inputs / "f.parquet", task)
+    folds = read_folds(LAYOUT.augmented_folds, task)
     for fold in (0, 1, 2):
         seen = set(source[folds.train(fold)])
         held = set(folds.ids[folds.held(fold)])
@@ -178,23 +176,23 @@ def test_copies_are_trained_on_where_their_source_is_and_never_predicted(inputs)
     assert folds.ids[folds.unseen].tolist() == ["r30"]
     predicted = prediction_table(folds, task, {"p_": np.zeros((len(table), 2))})
     assert predicted["id"].tolist() == [f"r{i}" for i in range(31)]
-    assert json.loads((inputs / "m.json").read_text()) == {"train_rows": 30, "copies": 6}
+    assert json.loads(LAYOUT.augment.read_text()) == {"train_rows": 30, "copies": 6}
 
 
 def test_copies_of_a_fold_do_not_depend_on_other_folds(inputs):
     params = make_params(variation=EVERY, level=0.5)
     _, before = run_stage(inputs, params)
-    folds = pd.read_parquet(inputs / "folds.parquet")
+    folds = pd.read_parquet(LAYOUT.folds)
     folds.loc[folds["fold"] == 1, ["y_x", "y_y"]] = [0.0, 1.0]
-    write_table(folds, inputs / "folds.parquet")
+    write_table(folds, LAYOUT.folds)
     _, after = run_stage(inputs, params)
     own = [table.loc[table["fold"] != 1, "id"].tolist() for table in (before, after)]
     assert own[0] == own[1]
 
 
 def test_texts_of_all_rows_say_what_they_compare_and_their_copies_too(inputs):
-    frame = pd.read_parquet(inputs / "rows.parquet")
-    write_table(frame.assign(text="5 % against 4 %"), inputs / "rows.parquet")
+    frame = pd.read_parquet(LAYOUT.rows)
+    write_table(frame.assign(text="5 % against 4 %"), LAYOUT.rows)
     rows, _ = run_stage(inputs, make_params(comparisons=True, variation=EVERY, level=0.5))
     assert rows["text"].str.contains("rose").sum() >= 31
     assert rows["text"][:31].eq("5 % against 4 % (rose)").all()
@@ -203,6 +201,5 @@ def test_texts_of_all_rows_say_what_they_compare_and_their_copies_too(inputs):
 
 def test_without_variation_rows_and_folds_stay_as_they_are(inputs):
     run_stage(inputs, make_params())
-    for name in ("rows", "folds"):
-        whole = (inputs / f"{name}.parquet").read_bytes()
-        assert (inputs / f"{name[0]}.parquet").read_bytes() == whole
+    assert LAYOUT.augmented_rows.read_bytes() == LAYOUT.rows.read_bytes()
+    assert LAYOUT.augmented_folds.read_bytes() == LAYOUT.folds.read_bytes()

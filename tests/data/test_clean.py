@@ -1,10 +1,11 @@
 import unicodedata
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from stages.core.errors import InputError
+from stages.core.layout import Layout
+from stages.core.tables import write_json
 from stages.data import clean
 from stages.tools import wordnet
 from tests.given import write_params
@@ -181,16 +182,16 @@ def test_workers_and_chunks_do_not_change_the_result(monkeypatch, tmp_path):
     alone = clean.clean_texts(rows[[*COLUMNS]], make_params(stem="snowball"))
     start = stage(tmp_path, monkeypatch, rows, make_params(stem="snowball"))
     monkeypatch.setattr(clean, "ROWS_PER_CHUNK", 4)
-    pd.testing.assert_frame_equal(start("one.parquet").drop(columns="id"), alone)
+    pd.testing.assert_frame_equal(start("one").drop(columns="id"), alone)
     monkeypatch.setattr(clean, "PARALLEL_FROM", 1)
     monkeypatch.setenv("VERDICT_WORKERS", "2")
-    start("two.parquet")
-    assert Path("one.parquet").read_bytes() == Path("two.parquet").read_bytes()
+    start("two")
+    assert Layout("one").clean.read_bytes() == Layout("two").clean.read_bytes()
 
 
 def test_missing_wordnet_is_refused_with_the_commands_that_get_it(nltk_data):
     with pytest.raises(
-        InputError, match=r"nltk\.downloader wordnet(?s:.)*-m stages\.wordnet --from"
+        InputError, match=r"nltk\.downloader wordnet(?s:.)*-m stages\.tools\.wordnet --from"
     ):
         clean.clean_texts(make_rows(2)[[*COLUMNS]], make_params(lemmatize="wordnet"))
 
@@ -237,25 +238,25 @@ def test_lexnames_number_45_files():
 
 
 def stage(folder, monkeypatch, rows, params):
-    """What runs the stage on `rows`, and reads what it wrote."""
+    """A function that runs the stage on `rows` as a dataset of any name, and reads its output."""
     monkeypatch.chdir(folder)
-    write_params(folder, "demo", clean=params.model_dump())
-    Path("labels.json").write_text('{"kind": "preference", "classes": ["a", "b", "tie"]}')
-    rows.to_parquet("rows.parquet")
 
-    def start(name):
-        paths = {"labels": Path("labels.json"), "rows": Path("rows.parquet"), "clean": Path(name)}
-        clean.main(dataset="demo", **paths)
-        return pd.read_parquet(name)
+    def start(dataset):
+        layout = Layout(dataset)
+        write_params(folder, dataset, clean=params.model_dump())
+        write_json({"kind": "preference", "classes": ["a", "b", "tie"]}, layout.labels)
+        layout.augmented_rows.parent.mkdir(parents=True, exist_ok=True)
+        rows.to_parquet(layout.augmented_rows)
+        clean.main(dataset=dataset)
+        return pd.read_parquet(layout.clean)
 
     return start
 
 
 def test_main_writes_the_same_bytes_twice(tmp_path, monkeypatch):
     start = stage(tmp_path, monkeypatch, make_rows(4), make_params())
-    start("one.parquet")
-    start("two.parquet")
-    assert Path("one.parquet").read_bytes() == Path("two.parquet").read_bytes()
-    frame = pd.read_parquet("one.parquet")
+    frame = start("one")
+    start("two")
+    assert Layout("one").clean.read_bytes() == Layout("two").clean.read_bytes()
     assert frame.columns.tolist() == ["id", *COLUMNS]
     assert frame["response_a"].tolist()[:3] == ["", "", ""]

@@ -123,9 +123,9 @@ def test_best_log_loss_is_the_mean_entropy_of_the_truth(folder, tmp_path):
 
 def test_same_seed_writes_the_same_bytes_in_another_process(folder, tmp_path):
     write_section(tmp_path)
-    command = [sys.executable, "-m", "stages.data.demo", "--dataset", "demo", "--out", "raw/demo"]
+    command = [sys.executable, "-m", "stages.data.demo", "--dataset", "demo"]
     subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, check=True)
-    assert contents(tmp_path / "raw/demo") == contents(folder)
+    assert contents(tmp_path / "data/raw/demo") == contents(folder)
 
 
 def test_another_seed_writes_other_rows():
@@ -226,8 +226,8 @@ def test_wrong_params_are_named_all_at_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_section(tmp_path, train_rows=0, tie=-1, sed=1)
     with pytest.raises(InputError, match=r"(?s)3 fault.*train_rows.*tie.*sed"):
-        demo.main(dataset="demo", out=tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+        demo.main(dataset="demo")
+    assert not (tmp_path / "data").exists()
 
 
 def test_nothing_is_left_of_a_broken_off_run(tmp_path, monkeypatch):
@@ -235,5 +235,5 @@ def test_nothing_is_left_of_a_broken_off_run(tmp_path, monkeypatch):
     write_section(tmp_path)
     monkeypatch.setattr(demo, "turns_json", lambda turns: 1 / 0)
     with pytest.raises(ZeroDivisionError, match="division"):
-        demo.main(dataset="demo", out=tmp_path / "raw/demo")
-    assert list((tmp_path / "raw").iterdir()) == []
+        demo.main(dataset="demo")
+    assert list((tmp_path / "data/raw").iterdir()) == []

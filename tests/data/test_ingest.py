@@ -10,6 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from stages.core.errors import InputError
+from stages.core.layout import Layout
 from stages.core.tasks import Preference, read_task
 from stages.data import ingest
 from tests.given import write_params
@@ -28,7 +29,7 @@ TRAIN = "id,model_a,model_b,prompt,response_a,response_b,winner_model_a,winner_m
 TEST = "id,prompt,response_a,response_b\n"
 SAMPLE = "id,winner_model_a,winner_model_b,winner_tie\n"
 PREFERENCES = ["1,0,0", "0,1,0", "0,0,1", "1,0,0"]
-OUTS = ("rows.parquet", "rejects.parquet", "labels.json", "strata.parquet", "ingest.json")
+LAYOUT = Layout("mine")
 
 
 def train(*ids):
@@ -50,23 +51,42 @@ def workspace(tmp_path, monkeypatch):
     return tmp_path
 
 
-def raw_files(**files):
-    Path("raw").mkdir(exist_ok=True)
+def raw_files(dataset="mine", **files):
+    raw = Layout(dataset).raw
+    raw.mkdir(parents=True, exist_ok=True)
     names = {"sample": "sample_submission"}
     whole = {"train": train(1, 2, 3, 4), "test": unlabelled(8, 9), "sample": sample(8, 9)} | files
     for name, content in whole.items():
-        path = Path("raw") / f"{names.get(name, name)}.csv"
+        path = raw / f"{names.get(name, name)}.csv"
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
-def run(out="out", raw="raw", **section):
-    write_params(Path(), "mine", ingest=SECTION | section)
-    rows, rejects, labels, strata, metrics = (Path(out) / name for name in OUTS)
-    ingest.main(
-        dataset="mine", raw=Path(raw), rows=rows, rejects=rejects, labels=labels, strata=strata,
-        metrics=metrics,
-    )  # fmt: skip
-    return pd.read_parquet(rows), pd.read_parquet(rejects), json.loads(metrics.read_text())
+def outs(dataset):
+    """All files that the stage writes, by name."""
+    layout = Layout(dataset)
+    paths = {
+        "rows": layout.rows,
+        "rejects": layout.rejects,
+        "labels": layout.labels,
+        "strata": layout.strata,
+        "metrics": layout.ingest,
+    }
+    data = {path for path in layout.rows.parent.iterdir() if path.is_file()}
+    assert data == {path for name, path in paths.items() if name != "metrics"}
+    return paths
+
+
+def is_written(dataset="mine"):
+    layout = Layout(dataset)
+    return layout.rows.parent.exists() or layout.ingest.parent.exists()
+
+
+def run(dataset="mine", **section):
+    write_params(Path(), dataset, ingest=SECTION | section)
+    ingest.main(dataset=dataset)
+    layout = Layout(dataset)
+    rows, rejects = pd.read_parquet(layout.rows), pd.read_parquet(layout.rejects)
+    return rows, rejects, json.loads(layout.ingest.read_text())
 
 
 def test_rows_have_parts_turns_and_targets_and_no_model_names(workspace):
@@ -82,32 +102,33 @@ def test_rows_have_parts_turns_and_targets_and_no_model_names(workspace):
     targets = rows[["y_a", "y_b", "y_tie"]].to_numpy()
     np.testing.assert_array_equal(targets[:4], [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]])
     assert np.isnan(targets[4:]).all()
-    assert read_task(Path("out/labels.json")).classes == ("a", "b", "tie")
+    assert read_task(LAYOUT.labels).classes == ("a", "b", "tie")
     assert len(rejects) == 0
     assert metrics == {
         "raw_rows": 6, "train_rows": 4, "test_rows": 2, "rejects": 0, "null_turns": 4,
-        "share_a": 0.5, "share_b": 0.25, "share_tie": 0.25,
+        "share": {"a": 0.5, "b": 0.25, "tie": 0.25},
     }  # fmt: skip
 
 
 def test_model_names_change_no_byte_but_those_of_their_own_file(workspace):
     """So no feature can know them: all features are made of rows.parquet."""
-    raw_files()
+    raw_files("named")
     run("named")
     others = train(1, 2, 3, 4).replace("gpt,koala", "koala,gpt", 2).replace("gpt,koala", ",", 1)
-    raw_files(train=others)
+    raw_files("others", train=others)
     run("others")
-    raw_files(train=train(1, 2, 3, 4).replace("model_a,model_b,", "").replace("gpt,koala,", ""))
+    nameless = train(1, 2, 3, 4).replace("model_a,model_b,", "").replace("gpt,koala,", "")
+    raw_files("nameless", train=nameless)
     run("nameless")
-    for file in OUTS:
-        first, *more = (Path(out, file).read_bytes() for out in ("named", "others", "nameless"))
-        assert [first == other for other in more] == [file != "strata.parquet"] * 2, file
-    strata = pd.read_parquet("others/strata.parquet")
+    for name, file in outs("named").items():
+        first, *more = (outs(own)[name].read_bytes() for own in ("named", "others", "nameless"))
+        assert [first == other for other in more] == [name != "strata"] * 2, file
+    strata = pd.read_parquet(Layout("others").strata)
     assert list(strata) == ["id", "model_a", "model_b"]
     assert strata.to_numpy().tolist() == [
         ["1", "koala", "gpt"], ["2", "koala", "gpt"], ["4", "gpt", "koala"],
     ]  # fmt: skip
-    assert len(pd.read_parquet("nameless/strata.parquet")) == 0
+    assert len(pd.read_parquet(Layout("nameless").strata)) == 0
 
 
 def test_every_later_row_with_an_id_is_rejected_also_across_parts(workspace):
@@ -141,11 +162,11 @@ def test_rows_and_rejects_are_all_raw_rows(workspace):
 
 
 def test_rejects_have_the_same_schema_with_and_without_rows(workspace):
-    raw_files()
+    raw_files("empty")
     run("empty")
-    raw_files(train=train(1, 2, 2))
+    raw_files("full", train=train(1, 2, 2))
     run("full")
-    schemas = [pq.read_schema(f"{out}/rejects.parquet") for out in ("empty", "full")]
+    schemas = [pq.read_schema(Layout(name).rejects) for name in ("empty", "full")]
     assert schemas[0].equals(schemas[1], check_metadata=True)
     assert list(map(str, schemas[0].types)) == ["string", "string", "int64", "string", "string"]
 
@@ -155,9 +176,10 @@ def test_too_many_rejects_stop_the_stage_with_the_most_frequent_reasons(workspac
     message = r"got 3 of 7 rows \(42.86%\); expected at most max_reject_share = 40.00%"
     with pytest.raises(InputError, match=message) as caught:
         run(max_reject_share=0.4)
-    assert "2 x duplicate id, as in train.csv, first at raw/train.csv:4" in str(caught.value)
-    assert "1 x wrong number of fields, first at raw/train.csv:6" in str(caught.value)
-    assert not Path("out").exists()
+    found = str(caught.value)
+    assert "2 x duplicate id, as in train.csv, first at data/raw/mine/train.csv:4" in found
+    assert "1 x wrong number of fields, first at data/raw/mine/train.csv:6" in found
+    assert not is_written()
 
 
 def test_only_the_ten_most_frequent_reasons_are_told():
@@ -173,17 +195,18 @@ def test_part_without_a_row_left_stops_the_stage(workspace):
 
 def test_all_file_faults_are_told_at_once_and_nothing_is_written(workspace):
     raw_files(train=b"\x89PNG\0", test=TEST, sample="id,a,b,tie\n8,1,0,0\n")
-    with pytest.raises(InputError, match=r"raw: 4 fault\(s\)") as caught:
+    with pytest.raises(InputError, match=r"data/raw/mine: 4 fault\(s\)") as caught:
         run(truth="truth.csv")
     faults = str(caught.value)
     for name, fault in [("train", "NUL"), ("test", "header only"), ("truth", "missing file")]:
         assert any(f"{name}.csv" in line and fault in line for line in faults.splitlines())
     assert "sample_submission.csv: missing columns ['winner_model_a'" in faults
-    assert not Path("out").exists()
+    assert not is_written()
 
 
 def test_missing_raw_folder_is_told(workspace):
-    with pytest.raises(InputError, match=r"raw: missing folder; expected one with train\.csv"):
+    message = r"data/raw/mine: missing folder; expected one with train\.csv"
+    with pytest.raises(InputError, match=message):
         run()
 
 
@@ -201,7 +224,7 @@ def test_sample_that_does_not_fit_is_told(workspace, content, fault):
     raw_files(sample=content)
     with pytest.raises(InputError, match=fault):
         run()
-    assert not Path("out").exists()
+    assert not is_written()
 
 
 def test_sample_must_hold_rejected_test_rows_too(workspace, caplog):
@@ -213,7 +236,7 @@ def test_sample_must_hold_rejected_test_rows_too(workspace, caplog):
 
 def test_without_a_test_file_all_rows_are_train_rows(workspace):
     raw_files(train=train(1, 2, 3) + "4,broken\n")
-    Path("raw/test.csv").unlink()
+    (LAYOUT.raw / "test.csv").unlink()
     rows, rejects, metrics = run(reader=READER | {"test": None}, sample=None)
     assert list(rows["part"]) == ["train"] * 3
     assert list(rejects["id"]) == ["4"]
@@ -246,11 +269,11 @@ def test_params_faults_are_told_at_once(workspace):
 
 
 def test_table_reader_goes_the_same_way(workspace):
-    Path("raw").mkdir()
+    LAYOUT.raw.mkdir(parents=True)
     row = {"key": 1, "q": ["x", "y"], "l": ["a", None], "r": ["b", "c"], "winner": "both"}
-    Path("raw/train.jsonl").write_text(json.dumps(row) + "\n")
+    (LAYOUT.raw / "train.jsonl").write_text(json.dumps(row) + "\n")
     row.pop("winner")
-    Path("raw/test.jsonl").write_text(json.dumps(row | {"key": "2"}) + "\n")
+    (LAYOUT.raw / "test.jsonl").write_text(json.dumps(row | {"key": "2"}) + "\n")
     rows, _, _ = run(
         reader={
             "format": "table", "train": "train.jsonl", "test": "test.jsonl",
@@ -286,12 +309,12 @@ def test_texts_with_labels_have_a_string_column_and_a_dev_part(workspace):
     assert rows["part"].tolist() == ["train"] * 3 + ["dev"] + ["test"] * 2
     np.testing.assert_array_equal(rows["y_yes"], [0, 1, 1, 0, np.nan, np.nan])
     assert len(rejects) == 0
-    task = read_task(Path("out/labels.json"))
+    task = read_task(LAYOUT.labels)
     assert (task.kind, task.classes) == ("single_label", ("no", "yes"))
     assert metrics == {
         "raw_rows": 6, "train_rows": 3, "test_rows": 2, "rejects": 0, "dev_rows": 1,
-        "left_out": 0, "empty_texts": 1, "share_no": pytest.approx(1 / 3),
-        "share_yes": pytest.approx(2 / 3),
+        "left_out": 0, "empty_texts": 1,
+        "share": {"no": pytest.approx(1 / 3), "yes": pytest.approx(2 / 3)},
     }  # fmt: skip
 
 
@@ -306,10 +329,10 @@ def test_rows_that_the_params_leave_out_are_counted_apart_from_faults(workspace,
         "left out: more than one label", "left out: more than one label",
         "unknown label 'maybe'", "empty text",
     ]  # fmt: skip
-    assert "2 x left out: more than one label, first at raw/train.csv:3" in caplog.text
+    assert "2 x left out: more than one label, first at data/raw/mine/train.csv:3" in caplog.text
     message = r"got 2 of 8 rows \(25.00%\); expected at most max_reject_share = 24.00%"
     with pytest.raises(InputError, match=message) as caught:
-        run("other", task="single_label", reader=TEXT, sample=None, max_reject_share=0.24)
+        run(task="single_label", reader=TEXT, sample=None, max_reject_share=0.24)
     assert "left out" not in str(caught.value)
 
 
@@ -318,7 +341,7 @@ def test_several_labels_make_a_task_of_several_labels(workspace):
     reader = TEXT | {"label": TEXT["label"] | {"several": "all"}}
     rows, _, _ = run(task="multi_label", reader=reader, sample=None)
     assert rows[["y_no", "y_yes"]].to_numpy()[:2].tolist() == [[1, 1], [0, 1]]
-    assert json.loads(Path("out/labels.json").read_text())["kind"] == "multi_label"
+    assert json.loads(LAYOUT.labels.read_text())["kind"] == "multi_label"
 
 
 def test_unknown_labels_in_the_dev_part_leave_no_row_there(workspace):
@@ -336,18 +359,18 @@ def test_task_that_the_labels_do_not_make_is_refused(workspace):
 def test_missing_file_of_names_is_told_with_the_other_faults(workspace):
     text_files(test="")
     reader = TEXT | {"label": TEXT["label"] | {"classes": "names.txt"}}
-    with pytest.raises(InputError, match=r"raw: 2 fault\(s\)") as caught:
+    with pytest.raises(InputError, match=r"data/raw/mine: 2 fault\(s\)") as caught:
         run(task="single_label", reader=reader, sample=None)
-    assert "raw/names.txt: missing file" in str(caught.value)
-    assert "raw/test.csv: no rows" in str(caught.value)
+    assert "data/raw/mine/names.txt: missing file" in str(caught.value)
+    assert "data/raw/mine/test.csv: no rows" in str(caught.value)
 
 
 def test_sample_of_texts_must_start_with_the_ids(workspace):
     text_files()
-    Path("raw/sample.csv").write_text("id,label\n5,no\n")
+    (LAYOUT.raw / "sample.csv").write_text("id,label\n5,no\n")
     with pytest.raises(InputError, match="1 test ids missing, the first is '6'"):
         run(task="single_label", reader=TEXT, sample="sample.csv")
-    Path("raw/sample.csv").write_text("label,id\nno,5\nno,6\n")
+    (LAYOUT.raw / "sample.csv").write_text("label,id\nno,5\nno,6\n")
     with pytest.raises(InputError, match="columns do not fit"):
         run(task="single_label", reader=TEXT, sample="sample.csv")
     reader = TEXT | {"columns": {"id": None, "text": "text"}}
@@ -359,7 +382,7 @@ def test_truth_of_several_labels_need_not_sum_to_one(workspace):
     text_files()
     reader = TEXT | {"label": TEXT["label"] | {"several": "all"}}
     truth = "id,no,yes\n" + "".join(f"{i},0.5,0.9\n" for i in range(1, 7))
-    Path("raw/truth.csv").write_text(truth)
+    (LAYOUT.raw / "truth.csv").write_text(truth)
     rows, _, _ = run(task="multi_label", reader=reader, sample=None, truth="truth.csv")
     assert rows["truth_yes"].tolist() == [0.9] * 6
     with pytest.raises(InputError, match="6 rows with no probabilities that sum to 1"):
@@ -367,26 +390,32 @@ def test_truth_of_several_labels_need_not_sum_to_one(workspace):
 
 
 def test_another_process_writes_the_same_bytes(workspace):
-    raw_files(train=train(1, 2, 3, 3))
-    run("one")
-    outs = dict(zip(("rows", "rejects", "labels", "strata", "metrics"), OUTS, strict=True))
-    options = [word for name, file in outs.items() for word in (f"--{name}", f"two/{file}")]
+    for dataset in ("one", "two"):
+        raw_files(dataset, train=train(1, 2, 3, 3))
+        write_params(Path(), dataset, ingest=SECTION)
+    ingest.main(dataset="one")
     subprocess.run(
-        [sys.executable, "-m", "stages.data.ingest", "--dataset", "mine", "--raw", "raw", *options],
+        [sys.executable, "-m", "stages.data.ingest", "--dataset", "two"],
         check=True, env={"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7"},
     )  # fmt: skip
-    for file in OUTS:
-        assert Path("one", file).read_bytes() == Path("two", file).read_bytes(), file
+    for name, file in outs("one").items():
+        assert file.read_bytes() == outs("two")[name].read_bytes(), file
+
+
+def link(raw):
+    """Make a folder of real data the raw folder of the data set, or skip the test."""
+    if not raw.exists():
+        pytest.skip(f"no real data at {raw}")
+    LAYOUT.raw.parent.mkdir(parents=True)
+    LAYOUT.raw.symlink_to(raw)
 
 
 @pytest.mark.parametrize(
     ("name", "n_train", "n_test"), [("arena", 1950, 490), ("pairs", 3627, 1134)]
 )
 def test_real_rows_are_all_accounted_for(workspace, name, n_train, n_test):
-    raw = SHARED / name
-    if not raw.exists():
-        pytest.skip(f"no real data at {raw}")
-    rows, rejects, metrics = run(raw=raw, max_reject_share=0.0)
+    link(SHARED / name)
+    rows, rejects, metrics = run(max_reject_share=0.0)
     assert (metrics["train_rows"], metrics["test_rows"]) == (n_train, n_test)
     assert len(rows) + len(rejects) == n_train + n_test
 
@@ -403,13 +432,12 @@ def test_real_rows_are_all_accounted_for(workspace, name, n_train, n_test):
 )
 def test_real_texts_are_all_accounted_for(workspace, name, rows_of, n_left_out):
     raw = SHARED / name.removesuffix("_single")
-    if not raw.exists():
-        pytest.skip(f"no real data at {raw}")
+    link(raw)
     params = YAML(typ="safe").load(ROOT / "params" / f"{name}.yaml")["ingest"]
-    rows, rejects, metrics = run(raw=raw, **params)
+    rows, rejects, metrics = run(**params)
     assert tuple(metrics[f"{part}_rows"] for part in ("train", "dev", "test")) == rows_of
     assert (len(rejects), metrics["left_out"]) == (n_left_out, n_left_out)
     assert len(rows) + len(rejects) == metrics["raw_rows"]
     names = {"goemotions": "emotions.txt", "dbpedia14": "classes.txt"}
     if file := names.get(raw.name):
-        assert read_task(Path("out/labels.json")).classes == tuple((raw / file).read_text().split())
+        assert read_task(LAYOUT.labels).classes == tuple((raw / file).read_text().split())

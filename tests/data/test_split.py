@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -7,6 +6,8 @@ import pytest
 
 from stages.core.errors import InputError
 from stages.core.folds import read_folds
+from stages.core.layout import Layout
+from stages.core.tables import write_json, write_table
 from stages.core.tasks import MultiLabel, Preference, SingleLabel
 from stages.data import split
 from tests.given import write_params
@@ -226,23 +227,18 @@ def test_seed_changes_folds_but_not_groups():
 
 def test_main_writes_the_same_bytes_twice_and_flat_metrics(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write_params(tmp_path, "demo", split=make_params().model_dump())
-    Path("labels.json").write_text('{"kind": "preference", "classes": ["a", "b", "tie"]}')
-    make_rows(distinct_prompts(30)).to_parquet("rows.parquet")
-    for name in ("one", "two"):
-        split.main(
-            dataset="demo",
-            labels=Path("labels.json"),
-            rows=Path("rows.parquet"),
-            folds=Path(f"{name}.parquet"),
-            metrics=Path(f"{name}.json"),
-        )
-    assert Path("one.parquet").read_bytes() == Path("two.parquet").read_bytes()
+    layouts = Layout("one"), Layout("two")
+    for layout in layouts:
+        write_params(tmp_path, layout.dataset, split=make_params().model_dump())
+        write_json({"kind": "preference", "classes": ["a", "b", "tie"]}, layout.labels)
+        write_table(make_rows(distinct_prompts(30)), layout.rows)
+        split.main(dataset=layout.dataset)
+    one, two = layouts
+    assert one.folds.read_bytes() == two.folds.read_bytes()
     assert all(
-        isinstance(value, int | float)
-        for value in json.loads(Path("one.json").read_text()).values()
+        isinstance(value, int | float) for value in json.loads(one.split.read_text()).values()
     )
-    folds = read_folds(Path("one.parquet"), Preference())
+    folds = read_folds(one.folds, Preference())
     assert folds.numbers == [0, 1, 2]
 
 

@@ -1,4 +1,5 @@
 import json
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -7,14 +8,16 @@ import pytest
 
 from stages.core.errors import InputError
 from stages.core.folds import Folds
+from stages.core.layout import ENSEMBLE, Layout
+from stages.core.matrices import Block
 from stages.core.tables import write_json, write_table
-from stages.core.tasks import Block, Preference
+from stages.core.tasks import Preference
 from stages.evaluation import _audit_models as models
 from stages.evaluation import audit
-from stages.evaluation.judged import Judged
-from stages.evaluation.judging import mean_and_error
+from stages.evaluation.judging import clustered_mean
+from stages.evaluation.oof import OofPredictions
 from stages.reporting import _audits as shown
-from tests.given import write_params
+from tests.given import write_build, write_params
 from tests.reporting.report_data import MODELS, N_TEST, N_TRAIN, write_results
 
 SOURCE = {"parts": ["difference", "magnitude"], "scale": "standard", "weight": 1.0}
@@ -47,20 +50,20 @@ def regression(folds, blocks):
 
 def test_clustered_error_of_groups_of_one_is_the_usual_one():
     values = np.random.default_rng(0).normal(size=50)
-    mean, error = mean_and_error(values, np.arange(50))
+    mean, error = clustered_mean(values, np.arange(50))
     assert (mean, error) == pytest.approx((values.mean(), values.std(ddof=1) / np.sqrt(50)))
 
 
 def test_copies_of_rows_in_their_groups_make_no_mean_more_certain():
     values = np.append(np.random.default_rng(0).normal(size=50), np.nan)
-    once = mean_and_error(values, np.arange(51))
-    again = mean_and_error(np.tile(values, 3), np.tile(np.arange(51), 3))
+    once = clustered_mean(values, np.arange(51))
+    again = clustered_mean(np.tile(values, 3), np.tile(np.arange(51), 3))
     assert again == pytest.approx(once)
 
 
 def test_error_of_one_group_and_mean_of_nothing_are_not_known():
-    assert np.isnan(mean_and_error(np.array([1.0, 2.0, np.nan]), np.array([0, 0, 1]))[1])
-    assert np.isnan(mean_and_error(np.array([np.nan]), np.array([0]))).all()
+    assert np.isnan(clustered_mean(np.array([1.0, 2.0, np.nan]), np.array([0, 0, 1]))[1])
+    assert np.isnan(clustered_mean(np.array([np.nan]), np.array([0]))).all()
 
 
 # --- models that were not seen
@@ -149,9 +152,9 @@ def test_feature_that_was_told_the_model_tells_it_and_noise_does_not():
         for k in (0, 1)
     )
     noise = tuple(Block(rng.normal(size=(600, 4)), tuple("wxyz")) for _ in range(2))
-    assert models.tell_apart(names, folds, told)["model_told_by_style"] > 0.95
+    assert models.tell_apart(names, folds, told)["right"] > 0.95
     found = models.tell_apart(names, folds, noise)
-    assert found["model_told_by_style"] < found["model_told_by_chance"] + 0.05
+    assert found["right"] < found["right_by_chance"] + 0.05
     assert models.tell_apart(names.iloc[:4], folds.take(np.arange(4)), noise) == {}
 
 
@@ -161,17 +164,17 @@ def test_feature_that_was_told_the_model_tells_it_and_noise_does_not():
 def test_fold_that_is_harder_is_not_chance():
     folds, _, _ = made_up()
     draws = np.random.default_rng(0).normal(1, 0.3, size=(300, 600))
-    chances = np.array([audit.audit_folds(losses, folds)["fold_chance"] for losses in draws])
+    chances = np.array([audit.audit_folds(losses, folds)["chance"] for losses in draws])
     assert 0.02 < (chances < 0.05).mean() < 0.08
     harder = audit.audit_folds(draws[0] + 0.2 * (folds.fold == 1), folds)
-    assert harder["fold_chance"] < 1e-6
-    assert harder["fold_spread"] > 0.15
+    assert harder["chance"] < 1e-6
+    assert harder["spread"] > 0.15
 
 
 def test_fold_spread_of_one_judged_fold_is_not_told():
     folds, _, _ = made_up()
     losses = np.where(folds.fold == 1, 1.0, np.nan)
-    assert audit.audit_folds(losses, folds) == {"folds_judged": 1}
+    assert audit.audit_folds(losses, folds) == {"judged": 1}
 
 
 def test_loss_far_below_what_the_truth_expects_shows_a_leak():
@@ -181,76 +184,80 @@ def test_loss_far_below_what_the_truth_expects_shows_a_leak():
     folds, _, _ = made_up()
     leak = 0.5 * truth + 0.5 * targets
     p = {"honest": truth, "leaky": leak}
-    judged = Judged(Preference(), folds.ids, folds.group, targets, p, p)
+    judged = OofPredictions(Preference(), folds.ids, folds.group, targets, p, p)
     found = audit.audit_truth(judged, truth, folds)
-    away, error = (found[f"honest_seen_less_expected{s}"] for s in ("", "_standard_error"))
+    away, error = found["honest"]["mean"], found["honest"]["standard_error"]
     assert abs(away) < 3 * error
-    assert found["leaky_seen_less_expected"] < -10 * error
+    assert found["leaky"]["mean"] < -10 * error
 
 
 # --- the stage
 
 
-def run_stage(folder, kind, monkeypatch, strata=True, **change):
-    paths = write_results(folder, kind)
+def run_stage(folder, kind, monkeypatch, strata=True):
+    write_results(folder, kind)
+    layout = Layout("mine", folder)
     n = N_TRAIN + N_TEST
-    ids = pd.read_parquet(paths["rows"])["id"]
+    ids = pd.read_parquet(layout.rows)["id"]
     rng = np.random.default_rng(0)
     columns = {f"response_{k}.x{i}": rng.normal(size=n) for k in "ab" for i in range(3)}
-    write_table(pd.DataFrame({"id": ids} | columns), folder / "style.parquet")
+    write_table(pd.DataFrame({"id": ids} | columns), layout.features("style"))
     names = NAMES[[rng.choice(9, 2, replace=False) for _ in range(n)]]
     table = pd.DataFrame({"id": ids, "model_a": names[:, 0], "model_b": names[:, 1]})
-    write_table(table.iloc[: N_TRAIN - 30 if strata else 0], folder / "strata.parquet")
-    write_json(dict.fromkeys(audit.LEAKS, 0), folder / "split.json")
+    write_table(table.iloc[: N_TRAIN - 30 if strata else 0], layout.strata)
+    write_json(dict.fromkeys(audit.DUPLICATES, 0), layout.split)
+    write_build(folder, [name for name in MODELS if name != ENSEMBLE])
     write_params(folder, "mine", audit={"model_groups": 4, "seed": 0}, logreg=LOGREG)
     monkeypatch.chdir(folder)
-    options = {
-        "dataset": "mine", "models": list(MODELS), "final": "ensemble",
-        "metrics": folder / "audited.json", "strata": folder / "strata.parquet",
-        "style": folder / "style.parquet",
-        **{name: paths[name] for name in ("labels", "folds", "rows", "predictions", "split")},
-    }  # fmt: skip
-    audit.main(**options | change)
-    return json.loads((folder / "audited.json").read_text())
+    audit.main(dataset="mine")
+    return json.loads(layout.audit.read_text())
 
 
-SCORES = dict.fromkeys(
-    ("class_calibration_error", "class_calibration_noise", "class_calibration_noise_bound"), 0.1
+def figures(found):
+    """All figures of nested metrics."""
+    for value in found.values():
+        yield from figures(value) if isinstance(value, dict) else [value]
+
+
+CALIBRATION = (
+    "class_calibration_error",
+    "class_calibration_noise",
+    "class_calibration_noise_bound",
 )
+SCORES = {"oof": dict.fromkeys(CALIBRATION, 0.1)}
 
 
 @pytest.mark.parametrize("kind", ["preference", "single_label", "multi_label"])
-def test_figures_are_flat_finite_and_the_page_has_a_sentence_for_each_audit(
-    tmp_path, monkeypatch, kind
-):
+def test_figures_are_finite_and_the_page_has_a_sentence_for_each_audit(tmp_path, monkeypatch, kind):
     found = run_stage(tmp_path, kind, monkeypatch)
-    assert all(isinstance(value, float) and np.isfinite(value) for value in found.values())
+    assert all(isinstance(value, float) and np.isfinite(value) for value in figures(found))
     lines = shown.findings(found, SCORES, "ensemble")
     assert len({line.name for line in lines}) == len(lines)
     assert len(lines) == (10 if kind == "preference" else 3)
     assert not any("nan" in line.text or "\n" in line.text for line in lines)
-    first = (tmp_path / "audited.json").read_bytes()
+    first = Layout("mine").audit.read_bytes()
     other = tmp_path / "other"
     other.mkdir()
     run_stage(other, kind, monkeypatch)
-    assert (other / "audited.json").read_bytes() == first
+    assert Layout("mine", other).audit.read_bytes() == first
 
 
 def test_gains_are_paired_on_the_rows_that_a_model_judged(tmp_path, monkeypatch):
     found = run_stage(tmp_path, "preference", monkeypatch)
-    assert found["rows_with_models"] == N_TRAIN - 30
-    assert found["rows_without_models"] == 30
-    losses = json.loads((tmp_path / "scores" / "ensemble.json").read_text())
-    gain = found["longer_log_loss"] - losses["log_loss"]
-    assert found["ensemble_gain_over_longer"] == pytest.approx(gain)
-    assert not any(name.startswith("never") for name in found)
+    assert found["names"]["rows_with_names"] == N_TRAIN - 30
+    assert found["names"]["rows_without_names"] == 30
+    scores = json.loads(Layout("mine").scores(ENSEMBLE).read_text())["oof"]
+    longer = found["baselines"]["longer"]
+    gain = longer["log_loss"]["mean"] - scores["log_loss"]
+    assert longer["gain"]["ensemble"]["mean"] == pytest.approx(gain)
+    assert set(longer["gain"]) == {"svm", "minilm", "ensemble"}
     assert set(shown.gains(found)["model"]) == {"svm", "minilm", "ensemble"}
 
 
 def test_dataset_without_names_has_no_shift_and_says_so(tmp_path, monkeypatch):
     found = run_stage(tmp_path, "preference", monkeypatch, strata=False)
-    assert found["rows_with_models"] == 0
-    assert "shift_loss" not in found
+    assert found["names"]["rows_with_names"] == 0
+    assert "shift" not in found["names"]
     verdicts = {line.name: line.verdict for line in shown.findings(found, SCORES, "ensemble")}
     assert verdicts["New models"] == "not measured"
     assert verdicts["Model names"] == "ok"
@@ -266,7 +273,7 @@ def test_dataset_without_a_tie_has_no_verdict_on_ties(tmp_path, monkeypatch):
     read = audit.read_folds
     monkeypatch.setattr(audit, "read_folds", untied)
     found = run_stage(tmp_path, "preference", monkeypatch)
-    assert found["tie_rows"] == 0
+    assert found["outcomes"]["tie"]["rows"] == 0
     verdicts = {line.name: line.verdict for line in shown.findings(found, SCORES, "ensemble")}
     assert verdicts["Ties"] == "not measured"
 
@@ -287,45 +294,64 @@ def test_column_beside_texts_targets_and_truth_is_unknown(tmp_path):
 
 
 def test_final_model_without_predictions_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(audit, "ENSEMBLE", "never")
     with pytest.raises(InputError, match=r"never\.parquet: got no row predicted out of fold"):
-        run_stage(tmp_path, "single_label", monkeypatch, final="never")
+        run_stage(tmp_path, "single_label", monkeypatch)
 
 
 # --- verdicts
 
 
+def changed(found, path, value):
+    """The figures with a new value at a path of keys with slashes."""
+    found = deepcopy(found)
+    *parents, last = path.split("/")
+    inside = found
+    for key in parents:
+        inside = inside[key]
+    assert last in inside
+    inside[last] = value
+    return found
+
+
 @pytest.mark.parametrize(
-    ("name", "change"),
+    ("name", "path", "value"),
     [
-        ("Duplicates", {"between_folds": 1}),
-        ("Duplicates", {"leak_share": 0.03}),
-        ("Model names", {"model_told_by_style": 0.9}),
-        ("Pick the longer", {"ensemble_gain_over_longer": 0.0}),
-        ("Style alone", {"ensemble_gain_over_style": -0.1}),
-        ("Ties", {"tie_gain_over_class_shares": -1.0}),
-        ("Length bias", {"longer_preferred_ensemble": 0.99}),
-        ("Position", {"svm_swap_error": 1e-3}),
-        ("New models", {"shift_loss": 1.0}),
-        ("Folds", {"fold_chance": 0.001}),
+        ("Duplicates", "duplicates/between_folds", 1),
+        ("Duplicates", "duplicates/leak_share", 0.03),
+        ("Model names", "names/told_by_style/right", 0.9),
+        ("Pick the longer", "baselines/longer/gain/ensemble/mean", 0.0),
+        ("Style alone", "baselines/style/gain/ensemble/mean", -0.1),
+        ("Ties", "outcomes/tie/gain_over_class_shares/mean", -1.0),
+        ("Length bias", "length/longer_preferred/final/mean", 0.99),
+        ("Position", "position/swap_error/svm", 1e-3),
+        ("New models", "names/shift/lost/mean", 1.0),
+        ("Folds", "folds/chance", 0.001),
     ],
 )
-def test_what_is_not_as_it_should_be_is_to_be_looked_at(tmp_path, monkeypatch, name, change):
-    good = run_stage(tmp_path, "preference", monkeypatch) | {
-        "ensemble_gain_over_longer": 1.0, "ensemble_gain_over_style": 1.0, "shift_loss": 0.0,
-        "tie_gain_over_class_shares": 0.0, "fold_chance": 0.5,
-        "longer_preferred_ensemble": 0.5, "longer_preferred_people": 0.5,
-    }  # fmt: skip
+def test_what_is_not_as_it_should_be_is_to_be_looked_at(tmp_path, monkeypatch, name, path, value):
+    good = run_stage(tmp_path, "preference", monkeypatch)
+    for key, fine in {
+        "baselines/longer/gain/ensemble/mean": 1.0,
+        "baselines/style/gain/ensemble/mean": 1.0,
+        "names/shift/lost/mean": 0.0,
+        "outcomes/tie/gain_over_class_shares/mean": 0.0,
+        "folds/chance": 0.5,
+        "length/longer_preferred/final/mean": 0.5,
+        "length/longer_preferred/people/mean": 0.5,
+    }.items():
+        good = changed(good, key, fine)
     before, after = (
         {line.name: line.verdict for line in shown.findings(found, SCORES, "ensemble")}
-        for found in (good, good | change)
+        for found in (good, changed(good, path, value))
     )
     assert set(before.values()) == {"ok"}
     assert {key for key, verdict in after.items() if verdict != "ok"} == {name}
 
 
 def test_calibration_beyond_chance_is_to_be_looked_at():
-    scores = SCORES | {"class_calibration_error": 0.2}
-    found = dict.fromkeys(audit.LEAKS, 0.0)
+    scores = {"oof": SCORES["oof"] | {"class_calibration_error": 0.2}}
+    found = {"duplicates": dict.fromkeys(audit.DUPLICATES, 0.0), "folds": {"judged": 1.0}}
     assert [line.verdict for line in shown.findings(found, scores, "svm")] == ["ok", "look"]
 
 

@@ -1,16 +1,16 @@
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from stages.core.errors import InputError
+from stages.core.layout import Layout
 from stages.core.tasks import MultiLabel, Preference
 from stages.evaluation import cascade
-from tests.given import write_params
-from tests.reporting.report_data import COST, N_TRAIN, write_results
-
-PRICES = cascade.Prices(cheap=1.0, dear=10.0, rest=9.0)
+from tests.given import write_build, write_params
+from tests.reporting.report_data import N_TRAIN, write_results
 
 
 @pytest.fixture
@@ -68,11 +68,10 @@ def test_threshold_of_a_row_knows_nothing_of_its_fold(losses):
 
 def test_curve_goes_from_the_ensemble_to_the_cheap_model(losses):
     sure, cheap, dear = losses
-    table = cascade.curve("svm", sure, cheap, dear, PRICES)
+    table = cascade.curve("svm", sure, cheap, dear)
     first, last = table.iloc[0], table.iloc[-1]
     assert (first["cheap_share"], last["cheap_share"]) == (0, 1)
     assert (first["log_loss"], last["log_loss"]) == pytest.approx((dear.mean(), cheap.mean()))
-    assert (first["predict_ms_per_row"], last["predict_ms_per_row"]) == (10, 1)
     assert table["cheap_share"].is_monotonic_increasing
     for line in table.itertuples():
         own = np.where(sure >= line.threshold, cheap, dear)
@@ -80,50 +79,42 @@ def test_curve_goes_from_the_ensemble_to_the_cheap_model(losses):
 
 
 def test_curve_of_one_confidence_is_all_or_nothing():
-    table = cascade.curve("svm", np.full(9, 0.5), np.ones(9), np.zeros(9), PRICES)
+    table = cascade.curve("svm", np.full(9, 0.5), np.ones(9), np.zeros(9))
     assert table["cheap_share"].tolist() == [0, 1]
 
 
-def test_member_is_not_computed_twice():
-    cost = {name: dict.fromkeys(COST, 1.0) for name in ("svm", "lgbm", "blend")}
-    weights = {"svm": 0.5, "svm_log_loss": 1.0, "lgbm": 0.5, "lgbm_log_loss": 1.0}
-    found = cascade.prices_of("svm", "blend", cost, weights)
-    assert (found.cheap, found.dear, found.rest) == (1, 3, 2)
-    alone = cascade.prices_of("svm", "blend", cost, weights | {"svm": 0.0})
-    assert (alone.cheap, alone.dear, alone.rest) == (1, 2, 2)
-
-
 def run_stage(folder, kind, monkeypatch, **params):
-    paths = write_results(folder, kind)
+    write_results(folder, kind)
+    write_build(folder, ["svm", "minilm", "never"])
     section = {"cheap": "svm", "threshold": None, "most_lost": 0.05} | params
     write_params(folder, "mine", cascade=section)
     monkeypatch.chdir(folder)
-    cascade.main(
-        dataset="mine", ensemble="ensemble", metrics=folder / "found.json",
-        curve_out=folder / "found.csv",
-        **{name: paths[name] for name in ("labels", "folds", "predictions", "weights", "cost")},
-    )  # fmt: skip
-    return json.loads((folder / "found.json").read_text()), pd.read_csv(folder / "found.csv")
+    cascade.main(dataset="mine")
+    layout = Layout("mine")
+    return json.loads(layout.cascade.read_text()), pd.read_csv(layout.cascade_curve)
 
 
 @pytest.mark.parametrize("kind", ["preference", "single_label", "multi_label"])
-def test_stage_writes_flat_finite_figures_and_a_curve(tmp_path, monkeypatch, kind):
+def test_stage_writes_finite_figures_and_a_curve(tmp_path, monkeypatch, kind):
     found, table = run_stage(tmp_path, kind, monkeypatch)
-    assert all(isinstance(value, float) and np.isfinite(value) for value in found.values())
+    loss, lost = found.pop("log_loss"), found.pop("lost")
+    values = [*found.values(), *loss.values(), *lost.values()]
+    assert all(isinstance(value, float) and np.isfinite(value) for value in values)
     assert found["rows"] == N_TRAIN
-    assert found["ensemble_log_loss"] == pytest.approx(table["log_loss"].iloc[0])
-    lost = found["log_loss"] - found["ensemble_log_loss"]
-    assert found["log_loss_lost"] == pytest.approx(lost)
+    assert loss["ensemble"] == pytest.approx(table["log_loss"].iloc[0])
+    assert lost["mean"] == pytest.approx(loss["cascade"] - loss["ensemble"])
     assert list(table) == cascade.COLUMNS
     again = tmp_path / "again"
     again.mkdir()
-    assert run_stage(again, kind, monkeypatch)[0] == found
+    run_stage(again, kind, monkeypatch)
+    for path in (Layout("mine").cascade, Layout("mine").cascade_curve):
+        assert path.read_bytes() == (tmp_path / path).read_bytes()
 
 
 def test_given_threshold_is_used_as_it_is(tmp_path, monkeypatch):
     found, _ = run_stage(tmp_path, "preference", monkeypatch, threshold=0.0)
     assert (found["threshold"], found["chosen"], found["cheap_share"]) == (0, 0, 1)
-    assert found["log_loss"] == pytest.approx(found["cheap_log_loss"])
+    assert found["log_loss"]["cascade"] == pytest.approx(found["log_loss"]["cheap"])
 
 
 def test_cheap_model_of_one_fold_is_judged_on_parts_of_it(tmp_path, monkeypatch):
@@ -143,22 +134,18 @@ def test_ensemble_is_no_cheap_model(tmp_path, monkeypatch):
         run_stage(tmp_path, "preference", monkeypatch, cheap="ensemble")
 
 
-def test_choice_knows_no_time(tmp_path, monkeypatch):
-    found, _ = run_stage(tmp_path, "preference", monkeypatch)
-    read = cascade.read_json
+def test_cheap_model_has_to_be_built(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=r"cascade\.cheap: got 'xgb'; .* \['svm', 'minilm', 'nev"):
+        run_stage(tmp_path, "preference", monkeypatch, cheap="xgb")
 
-    def slow(path):
-        content = read(path)
-        if path.parent.name == "cost":
-            return {name: 100 * value for name, value in content.items()}
-        return content
 
-    monkeypatch.setattr(cascade, "read_json", slow)
-    other = tmp_path / "slow"
-    other.mkdir()
-    slower, _ = run_stage(other, "preference", monkeypatch)
-    assert slower["threshold"] == found["threshold"]
-    assert slower["predict_ms_per_row"] == pytest.approx(100 * found["predict_ms_per_row"])
+def test_outputs_know_no_time(tmp_path, monkeypatch):
+    run_stage(tmp_path, "preference", monkeypatch)
+    paths = (Layout("mine").cascade, Layout("mine").cascade_curve)
+    before = [path.read_bytes() for path in paths]
+    shutil.rmtree(Layout("mine").cost("svm").parent)
+    cascade.main(dataset="mine")
+    assert [path.read_bytes() for path in paths] == before
 
 
 @pytest.mark.parametrize(("key", "value"), [("threshold", -1), ("most_lost", -0.1), ("cheap", 3)])

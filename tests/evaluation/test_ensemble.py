@@ -7,11 +7,12 @@ import pytest
 
 from stages.core.errors import InputError
 from stages.core.folds import Folds
+from stages.core.layout import ENSEMBLE, Layout
 from stages.core.tables import read_table, write_json, write_table
 from stages.core.tasks import MultiLabel, Preference
 from stages.evaluation import ensemble
 from stages.evaluation import judging as _judging
-from tests.given import write_params
+from tests.given import write_build, write_params
 
 TASK = Preference()
 N = 3000
@@ -165,33 +166,32 @@ def test_nested_loss_is_that_of_the_blended_out_of_fold_rows(simulated):
     np.testing.assert_array_equal(blended[~rows], final(members)[~rows])
 
 
-def write_inputs(folder, simulated, swapped=True):
+def write_inputs(folder, simulated):
     members, folds = simulated
+    layout = Layout("tiny", folder)
     frame = pd.DataFrame({"id": folds.ids, "part": folds.part, "fold": folds.fold})
     frame["group"] = folds.group
     frame[["y_a", "y_b", "y_tie"]] = folds.targets
-    write_table(frame, folder / "folds.parquet")
-    write_json({"kind": "preference", "classes": ["a", "b", "tie"]}, folder / "labels.json")
+    write_table(frame, layout.folds)
+    write_json({"kind": "preference", "classes": ["a", "b", "tie"]}, layout.labels)
+    write_build(folder, ["x", "y"])
     write_params(folder, "tiny", ensemble={"members": ["x", "y"]})
     for name, values in zip("xy", members, strict=True):
         table = pd.DataFrame({"id": folds.ids, "part": np.where(train_rows(folds), "oof", "test")})
         table[["p_a", "p_b", "p_tie"]] = values
         table[["swapped_p_a", "swapped_p_b", "swapped_p_tie"]] = values[:, [1, 0, 2]]
-        write_table(table.iloc[::-1], folder / "members" / f"{name}.parquet")
+        write_table(table.iloc[::-1], layout.predictions(name))
 
 
 def run_stage(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    ensemble.main(
-        dataset="tiny", labels=folder / "labels.json", folds=folder / "folds.parquet",
-        members=folder / "members", predictions=folder / "p.parquet", weights=folder / "w.json",
-        cost=folder / "c.json",
-    )  # fmt: skip
-    return read_table(folder / "p.parquet"), json.loads((folder / "w.json").read_text())
+    ensemble.main(dataset="tiny")
+    layout = Layout("tiny")
+    return read_table(layout.predictions(ENSEMBLE)), json.loads(layout.weights.read_text())
 
 
 def change(folder, name, function):
-    path = folder / "members" / f"{name}.parquet"
+    path = Layout("tiny", folder).predictions(name)
     write_table(function(read_table(path)), path)
 
 
@@ -203,9 +203,11 @@ def test_stage_blends_and_obeys_the_swap(simulated, tmp_path, monkeypatch):
     np.testing.assert_allclose(values.sum(axis=1), 1, atol=1e-9)
     swapped = table[["swapped_p_a", "swapped_p_b", "swapped_p_tie"]].to_numpy()
     np.testing.assert_allclose(TASK.swap_classes(swapped), values, atol=1e-6)
-    assert weights["x"] + weights["y"] == pytest.approx(1)
-    assert weights["x"] == pytest.approx(0.7, abs=0.05)
-    nested = {form: weights[f"{form}_nested_log_loss"] for form in ensemble.FORMS}
+    assert sum(weights["weight"].values()) == pytest.approx(1)
+    assert weights["weight"]["x"] == pytest.approx(0.7, abs=0.05)
+    assert list(weights["weight"]) == list(weights["member_log_loss"]) == ["x", "y"]
+    nested = weights["nested_log_loss"]
+    assert list(nested) == list(ensemble.FORMS)
     rows = train_rows(simulated[1])
     loss = ensemble.log_loss(TASK, simulated[1].targets[rows], values[rows])
     assert min(nested.values()) - 1e-9 <= loss <= max(nested.values()) + 1e-9
@@ -265,7 +267,8 @@ def test_stage_writes_the_same_bytes_twice(simulated, tmp_path, monkeypatch):
     found = []
     for _ in range(2):
         run_stage(tmp_path, monkeypatch)
-        found.append([(tmp_path / name).read_bytes() for name in ("p.parquet", "w.json")])
+        paths = (Layout("tiny").predictions(ENSEMBLE), Layout("tiny").weights)
+        found.append([path.read_bytes() for path in paths])
     assert found[0] == found[1]
 
 
@@ -276,7 +279,7 @@ def test_only_rows_that_every_member_predicted_are_blended(simulated, tmp_path, 
     table, weights = run_stage(tmp_path, monkeypatch)
     assert set(table["id"]) == set(simulated[1].ids) - lost
     assert not table.isna().any(axis=None)
-    assert weights["x"] == pytest.approx(0.7, abs=0.06)
+    assert weights["weight"]["x"] == pytest.approx(0.7, abs=0.06)
 
 
 def test_one_common_fold_is_judged_on_parts_of_its_groups(simulated, tmp_path, monkeypatch):
@@ -291,7 +294,7 @@ def test_one_common_fold_is_judged_on_parts_of_its_groups(simulated, tmp_path, m
     rows = folds.held(1)
     for name, member in zip("xy", members, strict=True):
         own = ensemble.log_loss(TASK, folds.targets[rows], member[rows])
-        assert weights[f"{name}_log_loss"] == pytest.approx(own)
+        assert weights["member_log_loss"][name] == pytest.approx(own)
     judged = np.isin(np.arange(N), rows)
     parts = _judging.judging_folds(folds, judged)
     assert len(parts.numbers) == _judging.PARTS
@@ -314,8 +317,8 @@ def test_member_that_predicted_no_row_out_of_fold_is_left_out(simulated, tmp_pat
     change(tmp_path, "y", lambda table: table.iloc[:0])
     table, weights = run_stage(tmp_path, monkeypatch)
     assert len(table) == N
-    assert weights["x"] == 1
-    assert "y" not in weights
+    assert weights["weight"] == {"x": 1}
+    assert list(weights["member_log_loss"]) == ["x"]
     change(tmp_path, "x", lambda table: table[table["part"] == "test"])
     with pytest.raises(InputError, match=r"got no row that any of \['x', 'y'\] predicted"):
         run_stage(tmp_path, monkeypatch)
@@ -330,16 +333,46 @@ def test_rows_that_are_no_probabilities_are_refused(simulated, tmp_path, monkeyp
 
 def test_missing_member_is_an_input_error(simulated, tmp_path, monkeypatch):
     write_inputs(tmp_path, simulated)
-    (tmp_path / "members" / "y.parquet").unlink()
+    write_build(tmp_path, ["x"])
     with pytest.raises(
-        InputError, match=r"tiny\.yaml: ensemble\.members: .* got \['y'\]; expected some of \['x'\]"
-    ):
+        InputError, match=r"tiny\.yaml: ensemble\.members: .* got \['y'\]; expected some of \['x'"
+    ) as fault:
+        run_stage(tmp_path, monkeypatch)
+    assert "'svm'" in str(fault.value)
+    write_build(tmp_path, ["x", "y"])
+    Layout("tiny", tmp_path).predictions("y").unlink()
+    with pytest.raises(InputError, match=r"y\.parquet"):
+        run_stage(tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("section", [{}, {"members": None}])
+def test_all_built_models_are_blended_unless_members_are_named(
+    simulated, tmp_path, monkeypatch, section
+):
+    write_inputs(tmp_path, simulated)
+    write_params(tmp_path, "tiny", ensemble=section)
+    assert list(run_stage(tmp_path, monkeypatch)[1]["weight"]) == ["x", "y"]
+    write_build(tmp_path, ["y"])
+    assert run_stage(tmp_path, monkeypatch)[1]["weight"] == {"y": 1}
+
+
+def test_member_that_is_not_built_is_left_out(simulated, tmp_path, monkeypatch, caplog):
+    """`backbones: []` in params.yaml is all that it takes to do without transformers."""
+    write_inputs(tmp_path, simulated)
+    members = {"members": ["x", "tiny", "svm"]}
+    write_params(tmp_path, "tiny", ensemble=members, finetune={"tiny": {}, "other": None})
+    caplog.set_level("INFO")
+    assert run_stage(tmp_path, monkeypatch)[1]["weight"] == {"x": 1}
+    assert "tiny, svm left out" in caplog.text
+    write_build(tmp_path, ["y"])
+    write_params(tmp_path, "tiny", ensemble=members, finetune={"tiny": {}, "x": None})
+    with pytest.raises(InputError, match=r"none of \['x', 'tiny', 'svm'\] is built; expected some"):
         run_stage(tmp_path, monkeypatch)
 
 
 def test_stored_weights_are_the_blend_of_the_members_that_have_one(tmp_path):
-    stored = {"rows": 9, "x": 0.25, "y": 0.0, "z": 0.75, "x_log_loss": 1.0, "y_log_loss": 1.0}
-    stored |= {"z_log_loss": 1.0, "temperature": 2.0, "product": 0.0}
+    stored = {"rows": 9, "temperature": 2.0, "product": 0.0}
+    stored["weight"] = {"x": 0.25, "y": 0.0, "z": 0.75}
     write_json(stored, tmp_path / "weights.json")
     names, blend = ensemble.load(tmp_path / "weights.json", TASK)
     assert names == ("x", "z")

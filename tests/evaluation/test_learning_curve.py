@@ -1,5 +1,4 @@
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,12 +6,14 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
+from stages.core.errors import InputError
 from stages.core.folds import Folds, read_folds
+from stages.core.layout import Layout
 from stages.core.params import Params
 from stages.core.tasks import MultiLabel, Preference, SingleLabel
 from stages.evaluation import learning_curve as lc
-from stages.evaluation.metrics import actual_labels
 from stages.models.fitting.design import SourceParams
+from stages.models.fitting.model import Model, load_model
 from stages.models.fitting.search import ModelParams
 from tests.given import write_params
 
@@ -34,6 +35,11 @@ class Prior:
         return np.tile(self.shares, (X.shape[0], 1))
 
 
+def a_model(params, fit):
+    """A model that is never stored, of this name."""
+    return Model("svm", params, fit, load=None)
+
+
 def fit_prior(sample, params, seed):
     return Prior(np.bincount(sample.y, minlength=sample.n_classes) / len(sample.y))
 
@@ -49,7 +55,7 @@ def folds_of_texts():
 
 
 def taken(folds, task, seed=0):
-    stratum = lc.rarest(actual_labels(task, folds.targets))
+    stratum = lc.rarest(task.has_classes(folds.targets))
     return {f: lc.fewer_rows(folds, stratum, f, seed) for f in FRACTIONS}
 
 
@@ -83,24 +89,23 @@ def test_row_of_several_labels_counts_as_its_rarest(folds_of_texts):
     targets = np.array([[1, 0, 1], [1, 0, 0], [1, 1, 1], [0, 0, 1], [0, 0, 0]] * 2, float)
     folds = Folds(pd.Series(range(10)), *np.zeros((3, 10), int), targets)
     task = MultiLabel(CLASSES)
-    assert lc.rarest(actual_labels(task, folds.targets)).tolist() == [0, 0, 1, 2, 3] * 2
+    assert lc.rarest(task.has_classes(folds.targets)).tolist() == [0, 0, 1, 2, 3] * 2
 
 
-def test_table_has_a_row_for_each_model_and_fraction(task, folds, sets):
+def test_table_has_a_row_for_each_fraction(task, folds, sets):
     source = SourceParams(parts=("difference",), scale="none", weight=1.0)
-    prior = lc.Candidate.of(
-        PriorParams(balance="none", seed=0, search=None, embed=None, style=source), fit_prior
-    )
-    params = lc.LearningCurveParams(models=("svm", "logreg"), fractions=(1.0, 0.3), seeds=(0,))
+    prior = PriorParams(balance="none", seed=0, search=None, embed=None, style=source)
+    params = lc.LearningCurveParams(fractions=(1.0, 0.3), seeds=(0,))
     rows = folds.train(None)
     part = folds.take(folds.judged)
     own = {
         name: {k: type(b)(b.X[rows], b.names) for k, b in blocks.items()}
         for name, blocks in sets.items()
     }
-    table = lc.learning_curve(task, part, own, {"svm": prior, "logreg": prior}, params)
-    assert table["model"].tolist() == ["svm", "svm", "logreg", "logreg"]
-    assert table["fraction"].tolist() == [0.3, 1.0] * 2
+    table = lc.learning_curve(task, part, own, a_model(PriorParams, fit_prior), prior, params)
+    assert list(table)[:5] == ["model", "fraction", "rows", "log_loss", "log_loss_standard_error"]
+    assert table["model"].tolist() == ["svm", "svm"]
+    assert table["fraction"].tolist() == [0.3, 1.0]
     assert table["rows"].iloc[1] == np.mean([len(folds.train(fold)) for fold in folds.numbers])
     whole = table.iloc[1]
     shares = np.array([folds.targets[folds.train(fold)].mean(axis=0) for fold in (0, 1, 2)])
@@ -113,39 +118,29 @@ def test_table_has_a_row_for_each_model_and_fraction(task, folds, sets):
 def test_fits_that_share_the_cluster_run_one_after_the_other(task, folds, sets, monkeypatch):
     found = []
 
-    def crossfit(*_, spread, **__):
-        found.append(spread)
+    def crossfit(*_, runs, **__):
+        found.append(runs)
         raise KeyError
 
     monkeypatch.setattr(lc, "crossfit", crossfit)
-    params = lc.LearningCurveParams(models=("xgb",), fractions=(1.0,), seeds=(0,))
+    params = lc.LearningCurveParams(fractions=(1.0,), seeds=(0,))
     for workers in (1, 2):
         own = SimpleNamespace(sources=dict, balance="none", seed=0, workers=workers)
         with pytest.raises(KeyError):
-            lc.learning_curve(task, folds, sets, {"xgb": lc.Candidate(own, None)}, params)
-    assert found == [False, True]
-
-
-def test_no_models_make_an_empty_table_with_a_head(task, folds, sets):
-    params = lc.LearningCurveParams(models=(), fractions=(1.0,), seeds=(0,))
-    table = lc.learning_curve(task, folds.take(folds.judged), sets, {}, params)
-    assert len(table) == 0
-    assert list(table)[:3] == ["model", "fraction", "rows"]
+            lc.learning_curve(task, folds, sets, load_model("xgb"), own, params)
+    assert found == ["threads", "spread"]
 
 
 def test_unknown_model_is_refused():
     assert issubclass(lc.LearningCurveParams, Params)
-    allowed = "'logreg', 'svm', 'forest', 'xgb' or 'lgbm'"
-    with pytest.raises(ValueError, match=f"Input should be {allowed}"):
-        lc.LearningCurveParams.model_validate_json(
-            '{"models": ["gpt"], "fractions": [1.0], "seeds": [0]}'
-        )
+    with pytest.raises(InputError, match=r"unknown model, got 'gpt'; expected one of .*'logreg'"):
+        lc.main(dataset="demo", model="gpt")
 
 
-@pytest.mark.parametrize("twice", [{"seeds": (3, 3)}, {"models": ("svm", "svm")}])
+@pytest.mark.parametrize("twice", [{"seeds": (3, 3)}, {"fractions": (1.0, 1.0)}])
 def test_what_stands_twice_is_refused(twice):
-    section = {"models": ("svm",), "fractions": (1.0,), "seeds": (0,)}
-    with pytest.raises(ValueError, match="stands twice; expected each once"):
+    section = {"fractions": (1.0,), "seeds": (0,)}
+    with pytest.raises(ValueError, match="duplicate value"):
         lc.LearningCurveParams(**section | twice)
 
 
@@ -157,12 +152,12 @@ def test_seeds_reach_the_draws_of_the_model_and_metrics_are_their_means(task, fo
 
     source = SourceParams(parts=("difference",), scale="none", weight=1.0)
     given = PriorParams(balance="none", seed=0, search=None, embed=None, style=source)
-    candidates = {"svm": lc.Candidate.of(given, fit)}
+    model = a_model(PriorParams, fit)
     stored = folds.take(folds.judged)
 
     def curve(*seeds):
-        params = lc.LearningCurveParams(models=("svm",), fractions=(1.0,), seeds=seeds)
-        return lc.learning_curve(task, stored, sets, candidates, params).iloc[0]
+        params = lc.LearningCurveParams(fractions=(1.0,), seeds=seeds)
+        return lc.learning_curve(task, stored, sets, model, given, params).iloc[0]
 
     each = [curve(seed)["log_loss"] for seed in (0, 1, 2)]
     both = curve(0, 1, 2)
@@ -172,25 +167,25 @@ def test_seeds_reach_the_draws_of_the_model_and_metrics_are_their_means(task, fo
     assert (curve(0)["seeds"], curve(0)["log_loss_seed_deviation"]) == (1, 0)
 
 
-def test_stage_at_all_rows_has_the_loss_of_the_models_own_stage(trained, tmp_path, monkeypatch):
+@pytest.mark.parametrize("model", ["logreg", "xgb"])
+def test_stage_at_all_rows_has_the_loss_of_the_models_own_stage(
+    trained, tmp_path, monkeypatch, model
+):
     root = trained("demo")
     params = YAML(typ="safe").load(root / "params" / "demo.yaml")
-    params["learning_curve"] = {"models": ["logreg", "xgb"], "fractions": [0.3, 1.0], "seeds": [0]}
+    params["learning_curve"] = {"fractions": [0.3, 1.0], "seeds": [0]}
     write_params(tmp_path, "demo", **params)
+    (tmp_path / "data").symlink_to(root / "data")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("VERDICT_TRACKING", "off")
-    data = root / "data" / "demo"
-    sets = {name: data / name for name in ("tfidf", "lsa", "word2vec", "embed")}
-    given = {"labels": data / "labels.json", "folds": data / "folds.parquet"}
-    lc.main(dataset="demo", **given, **sets, style=data / "style.parquet", curve=Path("curve.csv"))
-    table = pd.read_csv("curve.csv").set_index(["model", "fraction"])
-    assert len(table) == 4
-    stored = read_folds(data / "folds.parquet", Preference())
+    layout = Layout("demo")
+    lc.main(dataset="demo", model=model)
+    table = pd.read_csv(layout.learning_curve(model)).set_index(["model", "fraction"])
+    assert len(table) == 2
+    stored = read_folds(layout.folds, Preference())
     folds = stored.take(stored.judged)
-    for model in ("logreg", "xgb"):
-        own = pd.read_parquet(data / "predictions" / f"{model}.parquet").set_index("id")
-        found = own.loc[folds.ids, [f"p_{name}" for name in Preference().classes]]
-        expected = Preference().row_losses(folds.targets, found.to_numpy()).mean()
-        assert table.loc[(model, 1.0), "log_loss"] == pytest.approx(expected, abs=1e-9)
-        assert table.loc[(model, 0.3), "rows"] < table.loc[(model, 1.0), "rows"]
-        assert table.loc[(model, 0.3), "log_loss"] != table.loc[(model, 1.0), "log_loss"]
+    own = pd.read_parquet(layout.predictions(model)).set_index("id")
+    found = own.loc[folds.ids, [f"p_{name}" for name in Preference().classes]]
+    expected = Preference().row_losses(folds.targets, found.to_numpy()).mean()
+    assert table.loc[(model, 1.0), "log_loss"] == pytest.approx(expected, abs=1e-9)
+    assert table.loc[(model, 0.3), "rows"] < table.loc[(model, 1.0), "rows"]
+    assert table.loc[(model, 0.3), "log_loss"] != table.loc[(model, 1.0), "log_loss"]

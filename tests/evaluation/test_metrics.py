@@ -5,6 +5,19 @@ from sklearn import metrics
 
 from stages.core.tasks import MultiLabel, SingleLabel
 from stages.evaluation import metrics as _metrics
+from stages.evaluation.measures import (
+    COSTS,
+    DECISIONS,
+    LOG_LOSS,
+    MEASURES,
+    OTHERS,
+    QUALITY,
+    REGRET,
+    ROWS,
+    columns,
+    measured,
+    standard_errors,
+)
 
 CLASSES = ("joy", "grief", "anger", "none of them")
 ONE, SEVERAL = SingleLabel(CLASSES), MultiLabel(CLASSES)
@@ -41,8 +54,8 @@ def averages(actual, given):
 def test_metrics_of_one_label_are_those_of_scikit_learn(one):
     y, targets, probabilities = one
     top = probabilities.argmax(axis=1)
-    actual = _metrics.actual_labels(ONE, targets)
-    found = _metrics.decision_metrics(ONE, actual, _metrics.decide(ONE, probabilities, 0.5))
+    rows = _metrics.scored(ONE, targets, probabilities, np.arange(len(targets)), 0.5)
+    found = measured(rows, DECISIONS)
     assert found == pytest.approx(
         averages(y, top)
         | {
@@ -51,13 +64,14 @@ def test_metrics_of_one_label_are_those_of_scikit_learn(one):
         }
     )
     losses = -np.log(probabilities[np.arange(300), y])
-    found = _metrics.probability_metrics(ONE, targets, probabilities, np.arange(len(targets)))
+    found = measured(rows, (ROWS, LOG_LOSS, *OTHERS))
     assert found.pop("expected_calibration_error") > 0  # by hand below
+    assert found.pop("class_calibration_error") > 0  # by hand below
+    assert standard_errors(rows)["log_loss"] == pytest.approx(losses.std(ddof=1) / np.sqrt(300))
     assert found == pytest.approx(
         {
             "rows": 300,
             "log_loss": metrics.log_loss(y, probabilities),
-            "log_loss_standard_error": losses.std(ddof=1) / np.sqrt(300),
             "brier": np.square(probabilities - np.eye(4)[y]).sum() / 300,
             "macro_auc": metrics.roc_auc_score(y, probabilities, multi_class="ovr"),
         }
@@ -68,11 +82,8 @@ def test_metrics_of_several_labels_are_those_of_scikit_learn(several):
     targets, probabilities = several
     given = probabilities >= 0.3
     columns = list(zip(targets.T, given.T, probabilities.T, strict=True))
-    found = _metrics.decision_metrics(
-        SEVERAL,
-        _metrics.actual_labels(SEVERAL, targets),
-        _metrics.decide(SEVERAL, probabilities, 0.3),
-    )
+    rows = _metrics.scored(SEVERAL, targets, probabilities, np.arange(len(targets)), 0.3)
+    found = measured(rows, DECISIONS)
     assert found == pytest.approx(
         averages(targets, given)
         | {
@@ -83,7 +94,7 @@ def test_metrics_of_several_labels_are_those_of_scikit_learn(several):
             ),
         }
     )
-    found = _metrics.probability_metrics(SEVERAL, targets, probabilities, np.arange(len(targets)))
+    found = measured(rows, (LOG_LOSS, *OTHERS))
     losses = [metrics.log_loss(y, p.clip(1e-15, 1 - 1e-15), labels=[0, 1]) for y, _, p in columns]
     assert found["log_loss"] == pytest.approx(np.mean(losses))
     assert found["brier"] == pytest.approx(
@@ -100,16 +111,48 @@ def test_metrics_of_several_labels_are_those_of_scikit_learn(several):
 def test_class_without_rows_or_predictions_leaves_every_metric_finite(task, rows):
     targets = np.eye(4)[rows]
     probabilities = np.array([[0.8, 0.1, 0.1, 0], [0.7, 0.2, 0.1, 0], [1, 0, 0, 0], [1, 0, 0, 0]])
-    actual = _metrics.actual_labels(task, targets)
-    given = _metrics.decide(task, probabilities, _metrics.choose_thresholds(actual, probabilities))
-    found = _metrics.probability_metrics(task, targets, probabilities, np.arange(len(targets)))
-    found |= _metrics.decision_metrics(task, actual, given)
-    assert np.isfinite(list(found.values())).all()
-    assert all(value >= 0 for value in found.values())
+    actual = _metrics.task.has_classes(targets)
+    thresholds = _metrics.choose_thresholds(actual, probabilities)
+    rows = _metrics.scored(task, targets, probabilities, np.arange(len(targets)), thresholds)
+    found = measured(rows, (ROWS, *QUALITY))
+    values = [*found.values(), *standard_errors(rows).values()]
+    assert np.isfinite(values).all()
+    assert all(value >= 0 for value in values)
+
+
+def test_only_means_over_rows_have_a_standard_error(one, several):
+    group = np.arange(300)
+    exclusive = _metrics.scored(ONE, *one[1:], group, 0.5)
+    assert set(standard_errors(exclusive)) == {"log_loss", "accuracy", "brier"}
+    some = _metrics.scored(SEVERAL, *several, group, 0.5)
+    assert set(standard_errors(some)) == {"log_loss", "accuracy", "subset_accuracy", "brier"}
+    error = (some.actual == some.given).mean(axis=1).std(ddof=1) / np.sqrt(300)
+    assert standard_errors(some)["accuracy"] == pytest.approx(error)
+
+
+def test_measures_have_keys_of_their_own_and_costs_are_not_computed():
+    assert len(MEASURES) == len([ROWS, *QUALITY, REGRET, *COSTS])
+    with pytest.raises(ValueError, match="wall_seconds: is not computed from predictions"):
+        MEASURES["wall_seconds"].compute(None)
+
+
+def test_values_are_shown_with_their_digits():
+    assert MEASURES["accuracy"].text(0.4903) == "49.0%"
+    assert MEASURES["log_loss"].text(1.00446) == "1.0045"
+    assert MEASURES["regret"].text(-0.5) == "−0.5000"
+    assert MEASURES["rows"].text(6000.0) == "6,000"
+
+
+def test_column_reads_its_part_of_the_scores():
+    scores = {"oof": {"log_loss": 1.0}, "test": {"known_judge": {"regret": 0.2}}}
+    found = {column.key: column.read(scores) for column in columns("page")}
+    assert {key: value for key, value in found.items() if value is not None} == {
+        "log_loss": 1.0, "test_regret": 0.2,
+    }  # fmt: skip
 
 
 def test_precision_and_recall_of_a_class_that_is_never_right_are_zero():
-    actual = _metrics.actual_labels(ONE, np.eye(4)[[0, 1, 0, 1]])
+    actual = _metrics.ONE.has_classes(np.eye(4)[[0, 1, 0, 1]])
     found = _metrics.class_scores(actual, np.eye(4, dtype=bool)[[0, 0, 0, 2]])
     np.testing.assert_allclose(found["precision"], [2 / 3, 0, 0, 0])
     np.testing.assert_allclose(found["recall"], [1, 0, 0, 0])
@@ -118,17 +161,18 @@ def test_precision_and_recall_of_a_class_that_is_never_right_are_zero():
 @pytest.mark.parametrize("task", [ONE, SEVERAL])
 def test_class_that_no_row_has_or_is_given_is_left_out_of_the_means(task):
     y, given = [0, 1, 2, 1, 0], [0, 1, 1, 1, 2]
-    found = _metrics.decision_metrics(task, *(np.eye(4, dtype=bool)[x] for x in (y, given)))
+    actual, chosen = (np.eye(4, dtype=bool)[x] for x in (y, given))
+    found = measured(_metrics.Scored(task, actual, chosen, np.arange(5), actual, chosen), DECISIONS)
     expected = {name: value for name, value in averages(y, given).items() if "macro" in name}
     assert {name: found[name] for name in expected} == pytest.approx(expected)
 
 
 def test_soft_targets_count_as_their_largest_class_or_as_all_of_one_half():
     targets = np.array([[0.3, 0.4, 0.2, 0.1], [0.5, 0.5, 0, 0]])
-    assert _metrics.actual_labels(ONE, targets).tolist() == [
+    assert _metrics.ONE.has_classes(targets).tolist() == [
         [False, True, False, False], [True, False, False, False],
     ]  # fmt: skip
-    assert _metrics.actual_labels(SEVERAL, targets).tolist() == [
+    assert _metrics.SEVERAL.has_classes(targets).tolist() == [
         [False] * 4, [True, True, False, False],
     ]  # fmt: skip
 

@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 
 from stages.core.errors import InputError
+from stages.core.layout import ENSEMBLE, Layout
 from stages.core.tables import write_json, write_table
 from stages.evaluation import submit
 from tests.given import write_params
@@ -22,13 +23,14 @@ def inputs(tmp_path):
     )
     frame = frame.assign(fold=[0, 1, 0, 1, -1, -1, -1, -1], group=range(8))
     frame[["y_a", "y_b", "y_tie"]] = targets
-    write_table(frame, tmp_path / "folds.parquet")
+    layout = Layout("tiny", tmp_path)
+    write_table(frame, layout.folds)
     values = [[0.2, 0.3, 0.5], [0, 0, 1], [0.6, 0.2, 0.2], [0.1, 0.1, 0.8]]
     predicted = pd.DataFrame({"id": ["1", *TEST_IDS], "part": ["oof"] + ["test"] * 4})
     predicted[["p_a", "p_b", "p_tie"]] = [[1, 0, 0], *values]
-    write_table(predicted, tmp_path / "p.parquet")
-    write_json({"kind": "preference", "classes": ["a", "b", "tie"]}, tmp_path / "labels.json")
-    write_json({}, tmp_path / "t.json")
+    write_table(predicted, layout.predictions(ENSEMBLE))
+    layout.raw.mkdir(parents=True)
+    write_task(tmp_path, "preference")
     write_rejects(tmp_path, [])
     write_sample(tmp_path, ["t🦦", "007", "9", "8"])
     return tmp_path
@@ -36,23 +38,19 @@ def inputs(tmp_path):
 
 def write_sample(folder, ids, columns=NAMES):
     frame = pd.DataFrame({columns[0]: ids, **dict.fromkeys(columns[1:], 1 / 3)})
-    frame.to_csv(folder / "sample.csv", index=False)
+    frame.to_csv(Layout("tiny", folder).raw / "sample.csv", index=False)
 
 
 def write_rejects(folder, rejects):
-    write_table(pd.DataFrame(rejects, columns=["part", "id"], dtype=str), folder / "r.parquet")
+    frame = pd.DataFrame(rejects, columns=["part", "id"], dtype=str)
+    write_table(frame, Layout("tiny", folder).rejects)
 
 
 def run_stage(folder, monkeypatch, **changes):
     write_params(folder, "tiny", submit=SECTION | changes)
     monkeypatch.chdir(folder)
-    submit.main(
-        dataset="tiny", labels=folder / "labels.json", raw=folder,
-        rejects=folder / "r.parquet", folds=folder / "folds.parquet",
-        predictions=folder / "p.parquet", thresholds=folder / "t.json",
-        submission_out=folder / "submission.csv",
-    )  # fmt: skip
-    return pd.read_csv(folder / "submission.csv", dtype={"id": str, "label": str})
+    submit.main(dataset="tiny")
+    return pd.read_csv(Layout("tiny").submission, dtype={"id": str, "label": str})
 
 
 def test_file_has_the_columns_and_the_order_of_the_sample(inputs, monkeypatch):
@@ -76,7 +74,7 @@ def test_test_row_without_a_prediction_gets_the_class_shares(inputs, monkeypatch
     assert "1 test rows have no prediction" in caplog.text
     write_sample(inputs, [*TEST_IDS, "NA"])  # an id like any other
     run_stage(inputs, monkeypatch)
-    assert "\nNA,0.5" in (inputs / "submission.csv").read_text(encoding="utf-8")
+    assert "\nNA,0.5" in Layout("tiny").submission.read_text(encoding="utf-8")
 
 
 def test_without_a_sample_each_test_id_stands_once(inputs, monkeypatch):
@@ -97,7 +95,7 @@ def test_sample_with_other_columns_is_refused(inputs, monkeypatch):
     write_sample(inputs, TEST_IDS, ("id", "winner_model_b", "winner_model_a", "winner_tie"))
     with pytest.raises(InputError, match=r"sample\.csv: got the columns \['id', 'winner_model_b'"):
         run_stage(inputs, monkeypatch)
-    assert not (inputs / "submission.csv").exists()
+    assert not Layout("tiny").submission.exists()
 
 
 def test_sample_that_lacks_or_repeats_a_test_id_is_refused(inputs, monkeypatch):
@@ -138,8 +136,9 @@ WORDS = {"columns": {"id": "id", "label": "label"}, "sample": None}
 
 
 def write_task(folder, kind, classes=("a", "b", "tie"), thresholds=None):
-    write_json({"kind": kind, "classes": list(classes)}, folder / "labels.json")
-    write_json(thresholds or {}, folder / "t.json")
+    layout = Layout("tiny", folder)
+    write_json({"kind": kind, "classes": list(classes)}, layout.labels)
+    write_json(thresholds or {}, layout.thresholds(ENSEMBLE))
 
 
 def test_one_label_a_row_is_the_likeliest_class_in_the_raw_files_words(inputs, monkeypatch):
@@ -166,7 +165,7 @@ def test_several_labels_are_those_that_reach_their_thresholds(inputs, monkeypatc
 def test_row_without_a_prediction_gets_the_likeliest_class_of_all(inputs, monkeypatch):
     write_task(inputs, "single_label")
     pd.DataFrame({"id": [*TEST_IDS, "lost"], "label": ""}).to_csv(
-        inputs / "sample.csv", index=False
+        Layout("tiny", inputs).raw / "sample.csv", index=False
     )
     words = WORDS | {"sample": "sample.csv"}
     found = run_stage(inputs, monkeypatch, labels=LABELS, **words)
@@ -190,7 +189,7 @@ def test_separator_must_stand_in_no_name(inputs, monkeypatch, separator, torn):
 
 def test_thresholds_must_be_those_of_the_classes(inputs, monkeypatch):
     write_task(inputs, "multi_label", thresholds={"a": 0.5, "c": 0.5})
-    with pytest.raises(InputError, match=r"t\.json: got \['a', 'c'\]; expected the classes"):
+    with pytest.raises(InputError, match=r"ensemble\.json: got \['a', 'c'\]; expected the classes"):
         run_stage(inputs, monkeypatch, labels=LABELS | {"separator": ","}, **WORDS)
 
 

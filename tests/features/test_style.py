@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from stages.core.blocks import read_columns
+from stages.core.layout import Layout
 from stages.core.tables import write_json, write_table
 from stages.core.tasks import Preference
 from stages.features import style
@@ -182,22 +183,22 @@ def test_time_is_linear_in_a_huge_text_without_structure(sign):
 
 
 def run_stage(folder, seed):
-    command = [
-        sys.executable, "-m", "stages.features.style", "--dataset", "demo",
-        "--labels", folder / "labels.json", "--rows", folder / "rows.parquet",
-        "--style", folder / "style.parquet",
-    ]  # fmt: skip
+    command = [sys.executable, "-m", "stages.features.style", "--dataset", "demo"]
     environment = os.environ | {"PYTHONHASHSEED": seed, "VERDICT_WORKERS": "1"}
-    subprocess.run(command, check=True, cwd=ROOT, env=environment, capture_output=True)
-    return (folder / "style.parquet").read_bytes()
+    environment["PYTHONPATH"] = str(ROOT)
+    written = Layout("demo", folder).features("style")
+    written.unlink(missing_ok=True)
+    subprocess.run(command, check=True, cwd=folder, env=environment, capture_output=True)
+    return written.read_bytes()
 
 
 def test_stage_writes_the_same_bytes_in_every_process_and_a_readable_table(tmp_path):
-    write_json({"kind": "preference", "classes": ["a", "b", "tie"]}, tmp_path / "labels.json")
-    write_table(frame(ROWS), tmp_path / "rows.parquet")
+    layout = Layout("demo", tmp_path)
+    write_json({"kind": "preference", "classes": ["a", "b", "tie"]}, layout.labels)
+    write_table(frame(ROWS), layout.augmented_rows)
     assert run_stage(tmp_path, "1") == run_stage(tmp_path, "2")
     ids = pd.Series(["2", "0"])
-    blocks = read_columns(tmp_path / "style.parquet", ids)
+    blocks = read_columns(layout.features("style"), ids)
     assert list(blocks) == ["prompt", "response_a", "response_b", "pair"]
     expected = style.describe(*ROWS[2])["response_b.numbered_items"]
     column = blocks["response_b"].names.index("numbered_items")

@@ -1,3 +1,4 @@
+import shutil
 import weakref
 
 import numpy as np
@@ -12,9 +13,9 @@ from threadpoolctl import threadpool_limits
 
 from stages.core.blocks import read_blocks
 from stages.core.errors import InputError
-from stages.core.tasks import Block
+from stages.core.idf import fit_idf, weigh
+from stages.core.matrices import Block
 from stages.features import _corpus, _ngrams, tfidf
-from stages.features.idf import fit_idf, weigh
 from tests.given import write_params
 
 TEXTS = [
@@ -175,39 +176,41 @@ def test_sizes_out_of_range_are_refused(changes, message):
 
 
 @pytest.fixture
-def inputs(tmp_path, monkeypatch, tables):
+def inputs(tmp_path, monkeypatch, layout):
+    """The tables of the stage, and its params; where they are."""
     write_params(tmp_path, "tiny", tfidf=make_params().model_dump(mode="json"))
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("VERDICT_WORKERS", "1")
-    return tables
+    return layout
 
 
-def run_stage(inputs, folder):
-    tfidf.main(dataset="tiny", **inputs, tfidf=folder / "tfidf", lsa=folder / "lsa")
+def run_stage(inputs):
+    """The files of both feature sets, written afresh."""
+    folder = inputs.features("tfidf").parent
+    shutil.rmtree(folder, ignore_errors=True)
+    tfidf.main(dataset="tiny")
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.glob("*/*")}
 
 
-def test_stage_writes_what_the_whole_table_gives_whatever_the_batches(
-    tmp_path, monkeypatch, inputs
-):
+def test_stage_writes_what_the_whole_table_gives_whatever_the_batches(monkeypatch, inputs):
     found = []
-    for n, rows in enumerate([1, 3, 1000]):
+    for rows in (1, 3, 1000):
         monkeypatch.setattr(_corpus, "ROWS", rows)
-        found.append(run_stage(inputs, tmp_path / str(n)))
+        found.append(run_stage(inputs))
     assert len(found[0]) == (2 + 3 * 3) + (2 + 4 + 1)  # of tfidf, of lsa
     assert found[0] == found[1] == found[2]
 
     params = make_params()
-    texts = pd.read_parquet(inputs["clean"]).set_index("id")
+    texts = pd.read_parquet(inputs.clean).set_index("id")
     train = [text for column in texts for text in texts[column].drop("c")]
     vocabulary, _ = tfidf.fit(train, params)
-    for column, block in read_blocks(tmp_path / "0/tfidf", pd.Series(texts.index)).items():
+    blocks = read_blocks(inputs.features("tfidf"), pd.Series(texts.index))
+    for column, block in blocks.items():
         assert block.names == vocabulary.names
         expected = transform(texts[column], vocabulary, params)
         np.testing.assert_array_equal(block.X.toarray(), expected.toarray())
 
 
-def test_stage_holds_a_batch_and_not_the_matrix(tmp_path, monkeypatch, inputs):
+def test_stage_holds_a_batch_and_not_the_matrix(monkeypatch, inputs):
     made, alive = [], []
     frequencies = tfidf.frequencies
 
@@ -219,7 +222,7 @@ def test_stage_holds_a_batch_and_not_the_matrix(tmp_path, monkeypatch, inputs):
 
     monkeypatch.setattr(tfidf, "frequencies", spy)
     monkeypatch.setattr(_corpus, "ROWS", 1)
-    run_stage(inputs, tmp_path)
+    run_stage(inputs)
     assert len(made) == 4 * 3
     assert max(alive) <= 3
 
@@ -236,6 +239,7 @@ def test_vocabulary_is_that_of_the_texts_that_are_drawn(tmp_path, monkeypatch, i
     params = make_params().model_copy(update={"max_texts": 3})
     write_params(tmp_path, "tiny", tfidf=params.model_dump(mode="json"))
     monkeypatch.setattr(_corpus.Corpus, "draw", spy)
-    run_stage(inputs, tmp_path)
+    run_stage(inputs)
     assert 0 < len(drawn) < 9
-    assert tfidf.Vocabulary.load(tmp_path / "tfidf") == tfidf.fit(drawn, params)[0]
+    found = tfidf.Vocabulary.load(inputs.features("tfidf"))
+    assert found == tfidf.fit(drawn, params)[0]

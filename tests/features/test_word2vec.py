@@ -1,6 +1,8 @@
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,10 +11,11 @@ from gensim.models.word2vec import MAX_WORDS_IN_BATCH
 
 from stages.core.blocks import read_blocks
 from stages.core.errors import InputError
+from stages.core.idf import fit_idf
 from stages.features import _corpus, word2vec
-from stages.features.idf import fit_idf
 from tests.given import write_params
 
+ROOT = Path(__file__).resolve().parents[2]
 GIVEN = {
     "dimensions": 8, "window": 3, "min_count": 1, "epochs": 2, "negative": 5, "skip_gram": False,
     "max_texts": 1000,    "seed": 0,
@@ -61,77 +64,76 @@ def test_word_that_is_too_rare_is_left_out_and_none_left_is_an_error():
 
 
 @pytest.fixture
-def inputs(tmp_path, tables):
+def inputs(tmp_path, layout):
+    """The tables of the stage, and its params; where they are."""
     write_params(tmp_path, "tiny", word2vec=GIVEN)
-    return tables
+    return layout
 
 
-def test_stage_writes_the_same_bytes_in_two_processes(tmp_path, monkeypatch, inputs):
-    code = (
-        "import os, sys; sys.path.insert(0, os.getcwd()); os.chdir(sys.argv.pop(1));"
-        "from stages.runtime.cli import run; from stages.features.word2vec import main; run(main)"
-    )
-    options = [part for name, file in inputs.items() for part in (f"--{name}", file)]
+def contents(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_stage_writes_the_same_bytes_in_two_processes(inputs):
+    folder = inputs.features("word2vec")
     subprocess.run(
-        [sys.executable, "-c", code, tmp_path, "--dataset=tiny", *options, "--word2vec=one"],
+        [sys.executable, "-m", "stages.features.word2vec", "--dataset", "tiny"],
         check=True,
-        env=os.environ | {"PYTHONHASHSEED": "123"},
+        env=os.environ | {"PYTHONHASHSEED": "123", "PYTHONPATH": str(ROOT)},
     )
-    monkeypatch.chdir(tmp_path)
-    word2vec.main(dataset="tiny", **inputs, word2vec=tmp_path / "two")
-    names = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert names == [
+    one = contents(folder)
+    shutil.rmtree(folder)
+    word2vec.main(dataset="tiny")
+    assert list(one) == [
         *("ids.parquet", "names.json", "pair.npy", "prompt.npy", "response_a.npy"),
         *("response_b.npy", "vectors.state.npz"),
     ]
-    for name in names:
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    assert contents(folder) == one
 
 
-def test_words_of_test_rows_alone_get_no_vector(tmp_path, monkeypatch, inputs):
-    monkeypatch.chdir(tmp_path)
-    word2vec.main(dataset="tiny", **inputs, word2vec=tmp_path / "set")
-    with np.load(tmp_path / "set" / "vectors.state.npz") as state:
+def test_words_of_test_rows_alone_get_no_vector(inputs):
+    word2vec.main(dataset="tiny")
+    folder = inputs.features("word2vec")
+    with np.load(folder / "vectors.state.npz") as state:
         assert "held" not in state["words"].tolist()
         assert "w1" in state["words"].tolist()
-    blocks = read_blocks(tmp_path / "set", pd.Series(list("abcd")))
+    blocks = read_blocks(folder, pd.Series(list("abcd")))
     assert {key: block.X.shape for key, block in blocks.items()} == {
         "prompt": (4, 8), "response_a": (4, 9), "response_b": (4, 9), "pair": (4, 1),
     }  # fmt: skip
 
 
-def test_batches_change_nothing_and_means_are_those_of_the_whole_table(
-    tmp_path, monkeypatch, inputs
-):
-    monkeypatch.chdir(tmp_path)
+def test_batches_change_nothing_and_means_are_those_of_the_whole_table(monkeypatch, inputs):
+    folder = inputs.features("word2vec")
     found = []
-    for n, rows in enumerate([1, 3, 1000]):
+    for rows in (1, 3, 1000):
         monkeypatch.setattr(_corpus, "ROWS", rows)
-        word2vec.main(dataset="tiny", **inputs, word2vec=tmp_path / str(n))
-        found.append({path.name: path.read_bytes() for path in (tmp_path / str(n)).iterdir()})
+        word2vec.main(dataset="tiny")
+        found.append(contents(folder))
+        shutil.move(folder, f"{rows} rows a batch")
     assert found[0] == found[1] == found[2]
 
-    texts = pd.read_parquet(inputs["clean"]).set_index("id")
+    texts = pd.read_parquet(inputs.clean).set_index("id")
     train = [text for column in texts for text in texts[column].drop("c")]
     words, vectors = word2vec.fit(train, make_params())
     idf = fit_idf([word2vec.count(train, words)])
-    blocks = read_blocks(tmp_path / "0", pd.Series(texts.index))
+    blocks = read_blocks(Path("1 rows a batch"), pd.Series(texts.index))
     expected = word2vec.mean_vectors(word2vec.count(texts["prompt"], words), idf, vectors)
     np.testing.assert_array_equal(blocks["prompt"].X, expected)
 
 
-def test_vectors_are_trained_on_the_texts_that_are_drawn(tmp_path, monkeypatch, inputs):
-    monkeypatch.chdir(tmp_path)
-    corpus = _corpus.read_corpus(inputs["clean"], inputs["folds"], ("prompt", "response_a"))
+def test_vectors_are_trained_on_the_texts_that_are_drawn(tmp_path, inputs):
+    paths = inputs.clean, inputs.augmented_folds
+    corpus = _corpus.read_corpus(*paths, ("prompt", "response_a"))
     few, all_of_them = (
         word2vec.drawn_texts(corpus, make_params(max_texts=max_texts)) for max_texts in (3, 6)
     )
-    clean = pd.read_parquet(inputs["clean"]).drop(index=2)
+    clean = pd.read_parquet(inputs.clean).drop(index=2)
     assert all_of_them == [*clean["prompt"], *clean["response_a"]]
     assert 0 < len(few) < 6
     write_params(tmp_path, "tiny", word2vec=GIVEN | {"max_texts": 3})
-    word2vec.main(dataset="tiny", **inputs, word2vec=tmp_path / "set")
-    corpus = _corpus.read_corpus(inputs["clean"], inputs["folds"], tuple(clean.columns[1:]))
+    word2vec.main(dataset="tiny")
+    corpus = _corpus.read_corpus(*paths, tuple(clean.columns[1:]))
     drawn = word2vec.drawn_texts(corpus, make_params(max_texts=3))
-    with np.load(tmp_path / "set" / "vectors.state.npz") as state:
+    with np.load(inputs.features("word2vec") / "vectors.state.npz") as state:
         assert set(state["words"].tolist()) == {word for text in drawn for word in text.split()}

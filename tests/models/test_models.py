@@ -1,14 +1,13 @@
 """What every model must hold, each with a small section of params."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from pydantic import ValidationError
 from scipy.special import softmax
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
@@ -16,62 +15,30 @@ from sklearn.svm import LinearSVC
 
 from stages.core.blocks import write_blocks
 from stages.core.errors import InputError
+from stages.core.layout import Layout
+from stages.core.matrices import Design
 from stages.core.seeds import nth_seed
 from stages.core.tables import read_table, write_json, write_table
-from stages.core.tasks import Design, Preference
-from stages.models import forest, lgbm, logreg, mlp, svm, xgb
+from stages.core.tasks import Preference
+from stages.models import forest, lgbm, logreg, svm
 from stages.models._linear import Linear
 from stages.models.fitting.crossfit import crossfit
 from stages.models.fitting.design import Encoder, SourceParams
+from stages.models.fitting.model import load_model
 from stages.models.fitting.sample import make_sample
+from stages.models.fitting.seeds import with_params
 from stages.models.fitting.train import best_elsewhere, read_sets
 from tests.given import write_params
+from tests.models.small import MODELS, small_params
 
 ODD = {"parts": ["difference"], "scale": "none", "weight": 1.0}
-TWO = {"parts": ["difference", "magnitude"], "scale": "standard", "weight": 0.5}
-ALL = {"parts": ["difference", "magnitude", "sum", "prompt"], "scale": "standard", "weight": 1.0}
-SHARED = {"style": ALL, "embed": None, "balance": "none", "seed": 3, "search": None}
-STOPPING = {"patience": 2, "holdout_parts": 3}
-PARAMS = {
-    "logreg": {"C": 0.1, "tfidf": ODD},
-    "svm": {"C": 0.1, "calibration_folds": 3, "count_ratios": False, "tfidf": ODD, "embed": TWO},
-    "forest": {
-        "trees": 25, "max_features": 0.5, "max_samples": 0.7, "max_rows": 1000,
-        "min_samples_leaf": 4, "smoothing": 0.5, "word2vec": ALL,
-    },
-    "xgb": {
-        "rounds": 6, "learning_rate": 0.3, "max_depth": 2, "min_child_weight": 1.0,
-        "subsample": 0.7, "colsample_bytree": 0.6, "colsample_bynode": 0.7, "reg_lambda": 1.0,
-        "reg_alpha": 0.0, "max_bin": 16, "seeds": 1, "stopping": STOPPING, "workers": 1,
-        "word2vec": ALL,
-    },
-    "lgbm": {
-        "rounds": 6, "learning_rate": 0.3, "num_leaves": 4, "min_data_in_leaf": 5,
-        "bagging_fraction": 0.7, "feature_fraction": 0.6, "lambda_l1": 0.0, "lambda_l2": 1.0,
-        "max_bin": 15, "extra_trees": True, "seeds": 1, "stopping": STOPPING,
-        "workers": 1, "lsa": ALL, "embed": ALL,
-    },
-    "mlp": {
-        "hidden": [4], "dropout": 0.2, "learning_rate": 0.01, "weight_decay": 0.01,
-        "batch_size": 16, "rounds": 6, "seeds": 1, "stopping": STOPPING, "word2vec": TWO,
-        "style": TWO, "embed": TWO,
-    },
-}  # fmt: skip
-KINDS = {
-    "logreg": (logreg, logreg.LogregParams),
-    "svm": (svm, svm.SvmParams),
-    "forest": (forest, forest.ForestParams),
-    "xgb": (xgb, xgb.XgbParams),
-    "lgbm": (lgbm, lgbm.LgbmParams),
-    "mlp": (mlp, mlp.MlpParams),
-}
 TRIED = (0.03, 0.07, 0.15, 0.3)  # C of a search
-FORMATS = dict.fromkeys(KINDS, "safetensors") | {"xgb": "ubj", "lgbm": "txt"}
-every_model = pytest.mark.parametrize("name", KINDS)
+SAFE = {".safetensors", ".ubj", ".txt", ".json"}  # formats that run no code when they are read
+every_model = pytest.mark.parametrize("name", MODELS)
 
 
 def make_params(name, **changes):
-    return KINDS[name][1].model_validate_json(json.dumps(SHARED | PARAMS[name] | changes))
+    return small_params(name, pairs=True, **changes)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -91,7 +58,7 @@ def fit(task, folds, sets):
         params = make_params(name, **changes)
         return crossfit(
             task, folds, sets, params.sources(),
-            lambda sample, seed: KINDS[name][0].fit(sample, params, seed),
+            with_params(load_model(name).fit, params),
             balance=params.balance, seed=params.seed,
         )  # fmt: skip
 
@@ -101,7 +68,7 @@ def fit(task, folds, sets):
 @pytest.fixture(scope="module")
 def fitted(fit):
     """All models, fitted once."""
-    return {name: fit(name) for name in KINDS}
+    return {name: fit(name) for name in MODELS}
 
 
 @every_model
@@ -121,7 +88,7 @@ def test_rows_sum_to_one_and_are_never_zero(fitted, name):
 def test_model_learns_more_than_the_class_shares(fit, folds, name):
     targets = folds.targets[folds.train(None)]
     shares = targets.mean(axis=0)
-    more = {"rounds": 40} if "rounds" in PARAMS[name] else {}
+    more = {"rounds": 40} if hasattr(make_params(name), "rounds") else {}
     assert fit(name, **more).row_losses(folds).mean() < -(targets @ np.log(shares)).mean() - 0.05
 
 
@@ -146,10 +113,31 @@ def test_another_seed_gives_another_model(fit, fitted, name):
 
 
 @every_model
-def test_saved_model_read_back_gives_the_same_probabilities(fitted, folds, sets, tmp_path, name):
+def test_saved_model_read_back_gives_the_same_probabilities(
+    fitted, task, folds, sets, tmp_path, name
+):
     fitted[name].save(tmp_path / "model", make_params(name))
+    assert {file.suffix for file in (tmp_path / "model").iterdir()} <= SAFE
     for number, fold in fitted[name].fits.items():
-        path = tmp_path / "model" / f"fold{number}.{FORMATS[name]}"
+        X = fold.encoder(sets, fold.rows).X
+        read = load_model(name).load(tmp_path / "model" / f"fold{number}", task)
+        np.testing.assert_array_equal(read.predict(X), fold.model.predict(X))
+
+
+@every_model
+def test_model_of_bad_params_is_refused_with_its_fault(name):
+    with pytest.raises(ValidationError, match="unknown_key"):
+        make_params(name, unknown_key=1)
+    with pytest.raises(ValidationError, match="seed"):
+        make_params(name, seed=-1)
+
+
+@pytest.mark.parametrize("name", ["logreg", "svm", "forest", "xgb", "lgbm", "mlp"])
+def test_what_is_saved_is_the_format_of_its_library(fitted, folds, sets, tmp_path, name):
+    fitted[name].save(tmp_path / "model", make_params(name))
+    suffix = {"xgb": "ubj", "lgbm": "txt"}.get(name, "safetensors")
+    for number, fold in fitted[name].fits.items():
+        path = tmp_path / "model" / f"fold{number}.{suffix}"
         X = fold.encoder(sets, fold.rows).X
         np.testing.assert_allclose(READERS[name](path)(X), fold.model.predict(X), atol=1e-6)
 
@@ -271,7 +259,7 @@ def test_order_of_the_rows_does_not_matter_to_convex_models(sample):
     order = np.random.default_rng(0).permutation(len(sample.y))
     mixed = sample.take(order)
     for name in ("logreg", "svm"):
-        one, other = (KINDS[name][0].fit(s, make_params(name), 0) for s in (sample, mixed))
+        one, other = (load_model(name).fit(s, make_params(name), 0) for s in (sample, mixed))
         np.testing.assert_allclose(one.predict(sample.X), other.predict(sample.X), atol=1e-3)
 
 
@@ -308,8 +296,8 @@ def test_early_stopping_finds_fewer_rounds_and_fits_the_whole_sample(sample, nam
     drawn = np.random.default_rng(0).permutation(sample.y)
     shuffled = replace(sample, y=drawn)  # nothing to learn: more rounds only hurt
     more = {"rounds": 60, "learning_rate": 0.3 if name != "mlp" else 0.05}
-    model = KINDS[name][0].fit(shuffled, make_params(name, **more), 0)
-    stopless = KINDS[name][0].fit(shuffled, make_params(name, **more, stopping=None), 0)
+    model = load_model(name).fit(shuffled, make_params(name, **more), 0)
+    stopless = load_model(name).fit(shuffled, make_params(name, **more, stopping=None), 0)
     assert spread(model, sample.X) < spread(stopless, sample.X)
     if name != "mlp":
         rounds = (
@@ -373,17 +361,17 @@ def test_linear_scores_do_not_lose_digits():
     assert model.scores(X)[0, 0] == 1.5
 
 
-def write_inputs(folder, folds, sets, section):
+def write_inputs(layout, folds, sets, section):
     """All that the stage logreg reads, the features in another row order than the folds."""
     frame = pd.DataFrame({"id": folds.ids, "part": folds.part, "fold": folds.fold})
     frame["group"] = folds.group
     frame[["y_a", "y_b", "y_tie"]] = folds.targets
-    write_table(frame, folder / "folds.parquet")
-    write_json({"kind": "preference", "classes": ["a", "b", "tie"]}, folder / "labels.json")
+    write_table(frame, layout.augmented_folds)
+    write_json({"kind": "preference", "classes": ["a", "b", "tie"]}, layout.labels)
     order = np.random.default_rng(0).permutation(len(frame))
     ids = folds.ids.iloc[order].reset_index(drop=True)
     blocks = {k: SimpleNamespace(X=b.X[order], names=b.names) for k, b in sets["tfidf"].items()}
-    write_blocks(folder / "tfidf", ids, blocks)
+    write_blocks(layout.features("tfidf"), ids, blocks)
     style = pd.DataFrame(
         {
             f"{key}.{name}": block.X[order, i]
@@ -392,34 +380,43 @@ def write_inputs(folder, folds, sets, section):
         }
     )
     style.insert(0, "id", ids)
-    write_table(style, folder / "style.parquet")
-    write_params(folder, "tiny", logreg=section)
+    write_table(style, layout.features("style"))
+    write_params(layout.root, "tiny", logreg=section)
 
 
-def run_logreg(folds, sets, section, folder, monkeypatch):
-    """The predictions of the stage logreg, which writes them into `folder`."""
-    write_inputs(folder, folds, sets, SHARED | PARAMS["logreg"] | section)
-    monkeypatch.chdir(folder)
-    inputs = {"labels": "labels.json", "folds": "folds.parquet", "tfidf": "tfidf",
-              "style": "style.parquet"}  # fmt: skip
-    outputs = {"model": "model", "predictions": "p.parquet", "trials": "t.csv", "cost": "c.json"}
-    paths = {name: folder / file for name, file in (inputs | outputs).items()}
-    logreg.main(dataset="tiny", embed=folder / "not read", **paths)
-    return read_table(folder / "p.parquet")
+def run_logreg(folds, sets, changes, layout, monkeypatch):
+    """The predictions of the stage logreg; it takes no embeddings."""
+    section = make_params("logreg", embed=None).model_dump(mode="json") | changes
+    write_inputs(layout, folds, sets, section)
+    monkeypatch.chdir(layout.root)
+    logreg.main(dataset="tiny")
+    return read_table(layout.predictions("logreg"))
 
 
-def test_stage_writes_the_best_trial_of_its_search(folds, sets, fitted, tmp_path, monkeypatch):
+@pytest.fixture
+def layout(tmp_path):
+    return Layout("tiny", tmp_path)
+
+
+@pytest.fixture(scope="module")
+def without_embeddings(fit):
+    return fit("logreg", embed=None)
+
+
+def test_stage_writes_the_best_trial_of_its_search(
+    folds, sets, without_embeddings, layout, monkeypatch
+):
     plan = {"sampler": "grid", "trials": 2, "seed": 0, "space": {"C": {"choices": [0.1, 1e-6]}}}
-    table = run_logreg(folds, sets, {"C": 1e-9, "search": plan}, tmp_path, monkeypatch)
-    trials = pd.read_csv(tmp_path / "t.csv")
+    table = run_logreg(folds, sets, {"C": 1e-9, "search": plan}, layout, monkeypatch)
+    trials = pd.read_csv(layout.trials("logreg"))
     assert sorted(trials["C"]) == [1e-9, 1e-6, 0.1]
     assert trials.loc[trials["log_loss"].idxmin(), "C"] == 0.1
-    assert json.loads((tmp_path / "model" / "params.json").read_text())["C"] == 0.1
+    assert json.loads((layout.model("logreg") / "params.json").read_text())["C"] == 0.1
     assert table["id"].tolist() == folds.ids.tolist()
     found = table[["p_a", "p_b", "p_tie"]].to_numpy()
-    np.testing.assert_allclose(found, fitted["logreg"].probabilities, atol=1e-6)
+    np.testing.assert_allclose(found, without_embeddings.probabilities, atol=1e-6)
     assert set(table) >= {"part", "swapped_p_a", "swapped_p_b", "swapped_p_tie"}
-    cost = json.loads((tmp_path / "c.json").read_text())
+    cost = json.loads(layout.cost("logreg").read_text())
     assert set(cost) == {
         *("wall_seconds", "cpu_seconds", "peak_memory_mb", "fitted_size_mb", "predict_ms_per_row")
     }
@@ -427,22 +424,24 @@ def test_stage_writes_the_best_trial_of_its_search(folds, sets, fitted, tmp_path
 
 
 def test_faults_that_the_section_alone_does_not_show_are_told_before_the_first_fit(
-    folds, sets, tmp_path, monkeypatch
+    folds, sets, layout, monkeypatch
 ):
     plan = {"sampler": "grid", "trials": 2, "seed": 0, "space": {"Q": {"choices": [1]}}}
     section = {"search": plan, "tfidf": ODD | {"parts": ["text"]}}
 
-    def fit(*_):
+    def fit(*_, **__):
         raise AssertionError("fitted")
 
-    monkeypatch.setattr(logreg, "fit", fit)
+    monkeypatch.setattr("stages.models.fitting.train.crossfits", fit)
     with pytest.raises(InputError) as caught:
-        run_logreg(folds, sets, section, tmp_path, monkeypatch)
+        run_logreg(folds, sets, section, layout, monkeypatch)
     head, *faults = str(caught.value).splitlines()
     assert head == "params/tiny.yaml: 2 fault(s)"
-    assert faults[0].startswith("  model.tfidf.parts: got ['text']; expected some of ['difference'")
-    assert faults[1].startswith("  model.search.space.Q: no such param")
-    assert not (tmp_path / "model").exists()
+    assert faults[0].startswith(
+        "  logreg.tfidf.parts: got ['text']; expected some of ['difference'"
+    )
+    assert faults[1].startswith("  logreg.search.space.Q: no such param")
+    assert not layout.model("logreg").exists()
 
 
 def test_rows_of_a_fold_are_judged_by_the_trial_that_is_best_on_the_others():
@@ -452,10 +451,10 @@ def test_rows_of_a_fold_are_judged_by_the_trial_that_is_best_on_the_others():
     assert best_elsewhere(losses[1:2], fold).tolist() == [0] * 6
 
 
-def test_search_is_judged_nested(fit, folds, sets, tmp_path, monkeypatch):
+def test_search_is_judged_nested(fit, folds, sets, layout, monkeypatch):
     plan = {"sampler": "grid", "trials": 3, "seed": 0, "space": {"C": {"choices": TRIED[1:]}}}
-    table = run_logreg(folds, sets, {"C": TRIED[0], "search": plan}, tmp_path, monkeypatch)
-    trials = [fit("logreg", C=C) for C in TRIED]
+    table = run_logreg(folds, sets, {"C": TRIED[0], "search": plan}, layout, monkeypatch)
+    trials = [fit("logreg", C=C, embed=None) for C in TRIED]
     losses = np.stack([trial.row_losses(folds) for trial in trials])
     found = table[["p_a", "p_b", "p_tie"]].to_numpy()
     winners = set()
@@ -470,12 +469,11 @@ def test_search_is_judged_nested(fit, folds, sets, tmp_path, monkeypatch):
     np.testing.assert_allclose(found[unseen], trials[best].probabilities[unseen], atol=1e-6)
 
 
-def test_model_goes_without_a_feature_set_that_is_empty(task, sets, folds, tmp_path, caplog):
-    write_blocks(tmp_path / "embed", folds.ids, {})
-    write_blocks(tmp_path / "tfidf", folds.ids, sets["tfidf"])
-    paths = {name: tmp_path / name for name in ("embed", "tfidf", "missing")}
-    assert read_sets(paths, (), folds.ids) == {}
-    found = read_sets(paths, ("tfidf", "embed"), folds.ids)
+def test_model_goes_without_a_feature_set_that_is_empty(task, sets, folds, layout, caplog):
+    write_blocks(layout.features("embed"), folds.ids, {})
+    write_blocks(layout.features("tfidf"), folds.ids, sets["tfidf"])
+    assert read_sets(layout, (), folds.ids) == {}
+    found = read_sets(layout, ("tfidf", "embed"), folds.ids)
     assert "embed: is empty, so the model goes without it" in caplog.text
     one = SourceParams(parts=("difference",), scale="none", weight=1.0)
     rows = folds.train(0)
@@ -485,30 +483,4 @@ def test_model_goes_without_a_feature_set_that_is_empty(task, sets, folds, tmp_p
     for encoder in (both, stored):
         assert (alone(found, rows).X != encoder(found, rows).X).nnz == 0
     with pytest.raises(InputError, match=r"^embed: got empty feature sets; expected features in"):
-        read_sets(paths, ("embed",), folds.ids)
-
-
-STEPS_OF_ADAMW = """
-import sys, torch
-from types import SimpleNamespace
-from stages.models.mlp import _adamw
-
-start = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
-ours, theirs = (start.clone().requires_grad_() for _ in range(2))
-update = _adamw([ours], SimpleNamespace(learning_rate=0.01, weight_decay=0.1))
-for _ in range(5):
-    ours.pow(4).sum().backward()
-    update()
-assert 'torch._dynamo' not in sys.modules
-optimizer = torch.optim.AdamW([theirs], 0.01, weight_decay=0.1)
-for _ in range(5):
-    optimizer.zero_grad()
-    theirs.pow(4).sum().backward()
-    optimizer.step()
-assert torch.equal(ours, theirs) and not torch.equal(ours, start)
-"""
-
-
-def test_mlp_takes_the_steps_of_adamw_without_loading_the_compiler():
-    done = subprocess.run([sys.executable, "-c", STEPS_OF_ADAMW], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+        read_sets(layout, ("embed",), folds.ids)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from stages.core.tasks import Design
+from stages.core.matrices import Design
 from stages.models._stopping import StoppingParams, fit_rounds
 from stages.models.fitting.sample import make_sample
 

@@ -1,6 +1,5 @@
 """Every model on texts: with one class a row, with two classes only, and with several a row."""
 
-import json
 from resource import RUSAGE_CHILDREN, getrusage
 
 import numpy as np
@@ -11,60 +10,24 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from stages.core.folds import DEV, NO_FOLD, TEST, TRAIN, Folds
-from stages.core.tasks import Block, Design, MultiLabel, SingleLabel
-from stages.models import forest, lgbm, logreg, mlp, svm, xgb
+from stages.core.matrices import Block, Design
+from stages.core.tasks import MultiLabel, SingleLabel
+from stages.models import forest, logreg, svm
 from stages.models._linear import fit_linear, log_count_ratios
 from stages.models.fitting import crossfit as module
 from stages.models.fitting.crossfit import Recipe, crossfit, crossfits
+from stages.models.fitting.model import load_model
 from stages.models.fitting.sample import make_sample
 from stages.models.fitting.seeds import with_params
+from tests.models.small import MODELS, small_params
 
-TEXT = {"parts": ["text"], "scale": "none", "weight": 1.0}
-SCALED = {"parts": ["text"], "scale": "standard", "weight": 0.3}
-SHARED = {"style": SCALED, "embed": None, "balance": "none", "seed": 3, "search": None}
-STOPPING = {"patience": 2, "holdout_parts": 3}
-PARAMS = {
-    "logreg": {"C": 1.0, "tfidf": TEXT},
-    "svm": {
-        "C": 0.1, "calibration_folds": 3, "count_ratios": False, "tfidf": TEXT, "embed": SCALED,
-    },
-    "forest": {
-        "trees": 25, "max_features": 0.5, "max_samples": 0.7, "max_rows": 1000,
-        "min_samples_leaf": 4,
-        "smoothing": 0.5, "word2vec": TEXT,
-    },
-    "xgb": {
-        "rounds": 20, "learning_rate": 0.3, "max_depth": 2, "min_child_weight": 1.0,
-        "subsample": 0.7, "colsample_bytree": 0.6, "colsample_bynode": 0.7, "reg_lambda": 1.0,
-        "reg_alpha": 0.0, "max_bin": 16, "seeds": 1, "stopping": STOPPING,
-        "workers": 1, "word2vec": TEXT, "embed": TEXT,
-    },
-    "lgbm": {
-        "rounds": 20, "learning_rate": 0.3, "num_leaves": 4, "min_data_in_leaf": 5,
-        "bagging_fraction": 0.7, "feature_fraction": 0.6, "lambda_l1": 0.0, "lambda_l2": 1.0,
-        "max_bin": 15, "extra_trees": True, "seeds": 1, "stopping": STOPPING, "workers": 1,
-        "lsa": TEXT,
-    },
-    "mlp": {
-        "hidden": [8], "dropout": 0.1, "learning_rate": 0.02, "weight_decay": 0.01,
-        "batch_size": 16, "rounds": 20, "seeds": 1, "stopping": STOPPING, "word2vec": SCALED,
-    },
-}  # fmt: skip
-KINDS = {
-    "logreg": (logreg, logreg.LogregParams),
-    "svm": (svm, svm.SvmParams),
-    "forest": (forest, forest.ForestParams),
-    "xgb": (xgb, xgb.XgbParams),
-    "lgbm": (lgbm, lgbm.LgbmParams),
-    "mlp": (mlp, mlp.MlpParams),
-}
 TASKS = {
     "one of three": SingleLabel(("x", "y", "z")),
     "one of two": SingleLabel(("no", "yes")),
     "several": MultiLabel(("x", "y", "z")),
 }
 N, N_DEV, N_TEST = 150, 12, 9
-every_model = pytest.mark.parametrize("name", KINDS)
+every_model = pytest.mark.parametrize("name", MODELS)
 every_task = pytest.mark.parametrize("kind", TASKS)
 
 
@@ -102,14 +65,14 @@ def make_folds(task, hidden):
 
 
 def make_params(name, **changes):
-    return KINDS[name][1].model_validate_json(json.dumps(SHARED | PARAMS[name] | changes))
+    return small_params(name, pairs=False, **changes)
 
 
 def fit(kind, name, hidden, sets, **changes):
     params = make_params(name, **changes)
     return crossfit(
         TASKS[kind], make_folds(TASKS[kind], hidden), sets, params.sources(),
-        lambda sample, seed: KINDS[name][0].fit(sample, params, seed),
+        with_params(load_model(name).fit, params),
         balance=params.balance, seed=params.seed,
     )  # fmt: skip
 
@@ -154,7 +117,7 @@ def test_folds_of_svm_in_processes_are_those_of_threads(hidden, sets, monkeypatc
     recipe = Recipe(params.sources(), with_params(svm.fit, params), "weights", 0)
 
     def found():
-        (fitted,) = crossfits(task, make_folds(task, hidden), sets, [recipe], processes=True)
+        (fitted,) = crossfits(task, make_folds(task, hidden), sets, [recipe], runs="processes")
         return fitted.probabilities
 
     threads = found()  # so few rows are not worth processes
@@ -210,7 +173,7 @@ def test_linear_model_takes_a_sample_that_lacks_classes(samples, name, kind):
     sample = sample.take(lacking)
     if not sample.task.exclusive:
         sample.y[:, -1] = 0
-    model = KINDS[name][0].fit(sample, make_params(name), 0)
+    model = load_model(name).fit(sample, make_params(name), 0)
     p = model.predict(sample.X)
     assert sample.task.fault(p) is None
     assert 0 < p[:, -1].max() < 0.1

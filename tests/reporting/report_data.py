@@ -1,13 +1,16 @@
 """Small made-up results of one dataset, as the other stages write them, for report and card."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from stages.core.layout import Layout
 from stages.core.tables import write_json, write_table
 from stages.core.tasks import TASKS
 from stages.evaluation import score
+from stages.evaluation.metrics import scored
 
 HOSTILE = (
     "<script>window.hacked = 1</script></script><img src=x onerror='window.hacked = 1'>"
@@ -28,11 +31,12 @@ COST = {
     "predict_ms_per_row": 0.12,
 }  # fmt: skip
 N_TRAIN, N_TEST = 240, 20
-MODELS = ("svm", "minilm", "never", "ensemble")  # minilm on one fold, never on none
+MODELS = ("svm", "minilm", "never")  # beside the ensemble; minilm on one fold, never on none
 
 
-def write_results(folder: Path, kind: str, n_train: int = N_TRAIN) -> dict[str, Path]:
-    """Write everything that `report` reads; the paths by the options of its `main`."""
+def write_results(folder: Path, kind: str, n_train: int = N_TRAIN) -> Layout:
+    """Write everything that `report` reads of the dataset `mine`; where it lies."""
+    layout = Layout("mine", folder)
     rng = np.random.default_rng(0)
     task = TASKS[kind](CLASSES[kind])
     n, k = n_train + N_TEST, len(task.classes)
@@ -48,26 +52,30 @@ def write_results(folder: Path, kind: str, n_train: int = N_TRAIN) -> dict[str, 
         pd.DataFrame({"id": ids, "part": part, "fold": fold, "group": np.arange(n) // 2}).join(
             targets
         ),
-        folder / "folds.parquet",
+        layout.folds,
     )
-    write_table(_rows(kind, ids, part).join(targets), folder / "rows.parquet")
-    write_json({"kind": kind, "classes": list(task.classes)}, folder / "labels.json")
+    write_table(_rows(kind, ids, part).join(targets), layout.rows)
+    write_json({"kind": kind, "classes": list(task.classes)}, layout.labels)
     for model, noise in {"svm": 0.6, "minilm": 1.0, "never": 0.0, "ensemble": 0.5}.items():
         p = task.link(0.8 * scores + noise * rng.normal(size=(n, k)))
         if model == "ensemble":
             hit = y[3] if task.exclusive else y[3] >= 0.5
             p[3] = np.where(hit, 1e-6, (1 - 1e-6 * hit.sum()) / (~hit.astype(bool)).sum())
         kept = {"minilm": fold == 0, "never": fold == 9}.get(model, np.ones(n, bool))
-        _write_model(folder, task, model, ids, part, y, p, kept, fold)
-    ensemble = {"rows": n_train, "svm": 1.0, "minilm": 0.0, "svm_log_loss": 1.0}
-    more = {"minilm_log_loss": 1.1, "temperature": 1.0, "product": 0.0}
-    forms = ("mixture", "sharpened", "product")
-    nested = {f"{form}_nested_log_loss": 1.0 for form in forms}
-    write_json(ensemble | more | nested, folder / "weights.json")
-    shares = {f"share_{name}": 0.1 for name in task.classes}
-    write_json({"raw_rows": n, "rejects": 0} | shares, folder / "ingest.json")
-    write_json({"groups": 130, "leaks": 1, "leak_share": 0.05}, folder / "split.json")
-    write_json(_audit(kind), folder / "audit.json")
+        _write_model(layout, task, model, ids, part, y, p, kept, fold)
+    write_json(
+        {
+            "rows": n_train, "temperature": 1.0, "product": 0.0,
+            "weight": {"svm": 1.0, "minilm": 0.0},
+            "member_log_loss": {"svm": 1.0, "minilm": 1.1},
+            "nested_log_loss": dict.fromkeys(("mixture", "sharpened", "product"), 1.0),
+        },
+        layout.weights,
+    )  # fmt: skip
+    share = dict.fromkeys(task.classes, 0.1)
+    write_json({"raw_rows": n, "rejects": 0, "share": share}, layout.ingest)
+    write_json({"groups": 130, "leaks": 1, "leak_share": 0.05}, layout.split)
+    write_json(_audit(kind), layout.audit)
     shares = np.linspace(0, 1, 5)
     cascade = {
         "cheap": "svm",
@@ -75,49 +83,48 @@ def write_results(folder: Path, kind: str, n_train: int = N_TRAIN) -> dict[str, 
         "cheap_share": shares,
         "log_loss": 1 + 0.1 * shares,
     }
-    cascade["predict_ms_per_row"] = 2 - shares
-    write_table(pd.DataFrame(cascade), folder / "cascade.csv")
-    chosen = {"rows": n_train, "ensemble_predict_ms_per_row": 2.0, "log_loss_lost": 0.001}
-    chosen |= {"log_loss_lost_standard_error": 0.001, "cheap_share": 0.3, "threshold": 0.6}
-    chosen["chosen"] = 1.0
-    write_json(chosen | {"log_loss": 1.0, "predict_ms_per_row": 1.2}, folder / "cascade.json")
-    (folder / "curves").mkdir()
+    write_table(pd.DataFrame(cascade), layout.cascade_curve)
+    chosen = {"rows": n_train, "threshold": 0.6, "chosen": 1.0, "cheap_share": 0.3}
+    chosen["log_loss"] = {"cascade": 1.0, "cheap": 1.1, "ensemble": 0.999}
+    write_json(chosen | {"lost": {"mean": 0.001, "standard_error": 0.001}}, layout.cascade)
     curve = {"model": ["svm"] * 3, "fraction": [0.1, 0.3, 1.0], "rows": [16.0, 48.0, 160.0]}
     loss = {"log_loss": [1.1, 1.05, 1.0], "log_loss_standard_error": 0.01, "macro_f1": 0.4}
-    write_table(pd.DataFrame(curve | loss), folder / "curves" / "mine.csv")
-    (folder / "params.yaml").write_text(f"svm: {{C: 1}}  # {HOSTILE}\n", encoding="utf-8")
-    folders = {"predictions", "scores", "cost", "classes", "confusion", "reliability"}
-    files = {"labels": "labels.json", "folds": "folds.parquet", "rows": "rows.parquet",
-             "weights": "weights.json", "ingest": "ingest.json", "split": "split.json",
-             "audit": "audit.json", "cascade": "cascade.json", "cascade_curve": "cascade.csv",
-             "thresholds": "thresholds.json", "learning_curves": "curves",
-             "params_file": "params.yaml", "html_out": "report.html"}  # fmt: skip
-    return {name: folder / name for name in folders} | {
-        name: folder / file for name, file in files.items()
-    }
+    write_table(pd.DataFrame(curve | loss), layout.learning_curve("svm"))
+    layout.params.parent.mkdir(exist_ok=True)
+    layout.params.write_text("svm: {C: 1}\n", encoding="utf-8")
+    write_json({"svm": {"C": 1, "of": HOSTILE}}, layout.used_params)
+    return layout
 
 
-def _audit(kind: str) -> dict[str, float]:
+def _audit(kind: str) -> dict[str, Any]:
     """What `audit` writes; figures that make every audit but one `ok`."""
-    found = {
-        "exact_leaks": 1.0, "leaks": 1.0, "leak_share": 0.05, "between_folds": 0.0,
-        "duplicates_in_train": 120.0, "folds_judged": 3.0, "fold_spread": 0.1,
-        "fold_standard_error": 0.01, "fold_chance": 0.5,
+    found: dict[str, Any] = {
+        "duplicates": {
+            "exact_leaks": 1.0, "leaks": 1.0, "leak_share": 0.05, "between_folds": 0.0,
+            "duplicates_in_train": 120.0,
+        },
+        "folds": {"judged": 3.0, "spread": 0.1, "standard_error": 0.01, "chance": 0.5},
     }  # fmt: skip
     if kind != "preference":
         return found
-    found |= {"longer_log_loss": 1.05, "style_log_loss": 1.03, "rows_with_models": 3.0}
-    for model in ("svm", "ensemble"):
-        found |= {f"{model}_swap_error": 0.0}
-        for base in ("longer", "style"):
-            found |= {f"{model}_gain_over_{base}": 0.03}
-            found |= {f"{model}_gain_over_{base}_standard_error": 0.01}
+    gain = {model: {"mean": 0.03, "standard_error": 0.01} for model in ("svm", "ensemble")}
+    same = {"mean": 0.0, "standard_error": 0.01}
     return found | {
-        "tie_rows": 80.0, "tie_log_loss": 1.1, "tie_gain_over_class_shares": 0.0,
-        "tie_gain_over_class_shares_standard_error": 0.01, "decided_log_loss": 0.9,
-        "lean_of_people": 0.01, "lean_of_people_standard_error": 0.02,
-        "length_decile_1_log_loss": 1.0, "length_decile_1_gain_over_longer": 0.1,
-    }  # fmt: skip
+        "baselines": {
+            base: {"log_loss": {"mean": loss, "standard_error": 0.01}, "gain": gain}
+            for base, loss in (("longer", 1.05), ("style", 1.03))
+        },
+        "length": {"decile": {}, "longer_preferred": {}},
+        "outcomes": {
+            "tie": {"rows": 80.0, "log_loss": 1.1, "gain_over_class_shares": same},
+            "decided": {"rows": 160.0, "log_loss": 0.9},
+        },
+        "position": {
+            "lean_of_people": {"mean": 0.01, "standard_error": 0.02},
+            "swap_error": dict.fromkeys(("svm", "ensemble"), 0.0),
+        },
+        "names": {"rows_with_names": 3.0, "rows_without_names": 237.0},
+    }
 
 
 def _rows(kind: str, ids: list[str], part: np.ndarray) -> pd.DataFrame:
@@ -133,31 +140,29 @@ def _rows(kind: str, ids: list[str], part: np.ndarray) -> pd.DataFrame:
     )
 
 
-def _write_model(folder, task, model, ids, part, y, p, kept, fold):
+def _write_model(layout, task, model, ids, part, y, p, kept, fold):
     names = {f"p_{name}": p[:, k] for k, name in enumerate(task.classes)}
     if task.symmetric:
         swapped = task.swap_classes(p)
         names |= {f"swapped_p_{name}": swapped[:, k] for k, name in enumerate(task.classes)}
     table = pd.DataFrame({"id": ids, "part": np.where(part == "train", "oof", part)} | names)
-    write_table(table[kept], folder / "predictions" / f"{model}.parquet")
-    write_json(COST, folder / "cost" / f"{model}.json")
+    write_table(table[kept], layout.predictions(model))
+    write_json(COST, layout.cost(model))
     rows = np.flatnonzero(kept & (part == "train"))
     if not len(rows):
-        write_json({"rows": 0}, folder / "scores" / f"{model}.json")
+        write_json({"oof": {"rows": 0}}, layout.scores(model))
         return
     limits = np.full(len(task.classes), 0.5)
-    oof = score.scored(task, y[rows], p[rows], rows, limits)
-    found = score.score(task, oof) | ({"swap_error": 0.0} if task.symmetric else {})
-    write_json(found, folder / "scores" / f"{model}.json")
+    oof = scored(task, y[rows], p[rows], rows, limits)
+    found = score.score(oof) | ({"swap_error": 0.0} if task.symmetric else {})
+    write_json({"oof": found}, layout.scores(model))
     write_json(
         {} if task.exclusive else dict(zip(task.classes, limits.tolist(), strict=True)),
-        folder / "thresholds.json",
+        layout.thresholds(model),
     )
-    write_table(
-        score.report(task, oof, limits).assign(part="oof"), folder / "classes" / f"{model}.csv"
-    )
-    write_table(score.confusion(task, oof.actual, oof.given), folder / "confusion" / f"{model}.csv")
+    write_table(score.report(oof, limits).assign(part="oof"), layout.classes(model))
+    write_table(score.confusion(task, oof.actual, oof.given), layout.confusion(model))
     write_table(
         score.reliability(y[rows], p[rows], task.classes, oof.group),
-        folder / "reliability" / f"{model}.csv",
+        layout.reliability(model),
     )

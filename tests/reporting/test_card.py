@@ -8,6 +8,7 @@ from ruamel.yaml import YAML
 from sklearn.metrics import f1_score
 
 from stages.core.errors import InputError
+from stages.core.layout import ENSEMBLE, Layout
 from stages.reporting import card
 from tests.given import write_params
 from tests.reporting.report_data import N_TRAIN, write_results
@@ -16,16 +17,16 @@ ROOT = Path(__file__).resolve().parents[2]
 PARAMS = {"license": "mit", "language": ["en"], "data": "Made up."}
 
 
-def build(folder, kind, model="ensemble"):
-    paths = write_results(folder, kind)
+def build(folder, kind, model=ENSEMBLE):
+    """The card of the ensemble, which may hold the predictions and scores of another model."""
+    write_results(folder, kind)
     write_params(folder, "mine", card=PARAMS)
-    out = folder / "models" / "README.md"
-    card.main(
-        dataset="mine", card_out=out, predictions=paths["predictions"] / f"{model}.parquet",
-        scores=paths["scores"] / f"{model}.json",
-        **{key: paths[key] for key in ("labels", "folds", "rows", "weights", "ingest", "split")},
-    )  # fmt: skip
-    return out.read_text(encoding="utf-8")
+    layout = Layout("mine", folder)
+    if model != ENSEMBLE:
+        layout.predictions(model).replace(layout.predictions(ENSEMBLE))
+        layout.scores(model).replace(layout.scores(ENSEMBLE))
+    card.main(dataset="mine")
+    return layout.card.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("kind", ["preference", "single_label", "multi_label"])
@@ -100,7 +101,7 @@ def test_metric_of_a_model_on_one_fold_is_that_of_its_rows(tmp_path, monkeypatch
 
 def test_model_without_predictions_is_an_error(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"never\.parquet: got no row"):
+    with pytest.raises(InputError, match=r"ensemble\.parquet: got no row"):
         build(tmp_path, "preference", "never")
 
 
@@ -121,4 +122,5 @@ def test_registry_shows_the_ensemble_of_a_dataset_that_is_built():
     assert (artifact.type, artifact.path) == ("model", f"models/{datasets[0]}")
     assert artifact.desc
     assert artifact.labels
-    assert f"data/{datasets[0]}/predictions/ensemble.parquet" == artifact.meta["predictions"]
+    predictions = Layout(datasets[0]).predictions(ENSEMBLE)
+    assert artifact.meta["predictions"] == predictions.as_posix()

@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+from contextlib import chdir
 from pathlib import Path
 
 import numpy as np
@@ -8,24 +9,29 @@ import pandas as pd
 import pytest
 
 from stages.core.errors import InputError
+from stages.core.layout import PARAMS, Layout
 from stages.core.tables import write_json
 from stages.core.tasks import MultiLabel, Preference, SingleLabel, read_task
-from stages.evaluation import judged as rows
+from stages.evaluation import oof as rows
 from stages.evaluation import quality
 from stages.reporting import _charts as charts
 from stages.reporting import _worst as worst
 from stages.reporting import report
 from tests.reporting.report_data import COST, HOSTILE, MARKDOWN, MODELS, write_results
 
-PAGE = Path(__file__).resolve().parents[2] / "stages" / "report_page"
 KINDS = ("preference", "single_label", "multi_label")
 MEGABYTE = 1e6
 
 
-def build(folder, kind, **change):
-    paths = write_results(folder, kind)
-    report.main(dataset="mine", models=list(MODELS), final="ensemble", page=PAGE, **paths, **change)
-    return paths["html_out"]
+def build(folder, kind):
+    """The page that the stage writes."""
+    layout = write_results(folder, kind)
+    groups = {"linear": MODELS, "dense": [], "latent": [], "backbones": []}
+    curves = {"datasets": ["mine"], "models": ["svm"]}
+    write_json({"datasets": ["mine"], "build": groups, "learning_curves": curves}, folder / PARAMS)
+    with chdir(folder):
+        report.main(dataset="mine")
+    return layout.report
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +59,7 @@ def test_ensemble_costs_what_its_members_cost():
         "c": COST,
         "ensemble": dict.fromkeys(COST, 1.0),
     }
-    weights = {"a": 1.0, "b": 0.0, "a_log_loss": 1.0, "b_log_loss": 1.1, "nested_log_loss": 1.0}
+    weights = {"weight": {"a": 1.0, "b": 0.0}}
     found = quality.total_cost(cost, weights, "ensemble")
     assert found["ensemble"]["cpu_seconds"] == 5  # both were trained
     assert found["ensemble"]["predict_ms_per_row"] == 1.12  # one is needed to predict
@@ -64,11 +70,12 @@ def test_ensemble_costs_what_its_members_cost():
 def test_model_judged_on_fewer_rows_is_on_no_front():
     scores = {
         name: {
-            "rows": n,
-            "log_loss": loss,
-            "log_loss_standard_error": 0.01,
-            "accuracy": 0.5,
-            "accuracy_standard_error": 0.02,
+            "oof": {
+                "rows": n,
+                "log_loss": loss,
+                "accuracy": 0.5,
+                "standard_error": {"log_loss": 0.01, "accuracy": 0.02},
+            }
         }
         for name, n, loss in (("svm", 100, 1.0), ("minilm", 20, 0.5))
     }
@@ -78,7 +85,7 @@ def test_model_judged_on_fewer_rows_is_on_no_front():
 
 
 def test_mean_leaves_out_what_is_not_known():
-    mean, error = rows.mean_and_error(np.array([1.0, np.nan, 3.0]), np.arange(3))
+    mean, error = rows.clustered_mean(np.array([1.0, np.nan, 3.0]), np.arange(3))
     assert (mean, error) == (2.0, pytest.approx(1.0))
 
 
@@ -106,7 +113,7 @@ def judged(p, targets, swapped=None):
     task = Preference()
     swapped = task.swap_classes(p) if swapped is None else swapped
     ids = pd.Series([str(i) for i in range(len(p))])
-    return rows.Judged(task, ids, np.arange(len(p)), targets, {"svm": p}, {"svm": swapped})
+    return rows.OofPredictions(task, ids, np.arange(len(p)), targets, {"svm": p}, {"svm": swapped})
 
 
 def test_swap_audit_finds_a_model_that_knows_the_position():
@@ -134,7 +141,7 @@ def test_difference_is_taken_on_the_rows_of_both():
     right = {"svm": np.exp([-1.0, -2.0, -3.0, -3.0]), "minilm": np.exp([np.nan, -1.0, -1.0, -1.0])}
     p = {name: np.column_stack([values, 1 - values]) for name, values in right.items()}
     ids, group = pd.Series(list("wxyz")), np.array([0, 1, 2, 2])
-    known = rows.Judged(SingleLabel(("x", "y")), ids, group, targets, p, p)
+    known = rows.OofPredictions(SingleLabel(("x", "y")), ids, group, targets, p, p)
     mean, error = rows.differences(known, "svm")["minilm"]
     assert mean == pytest.approx(-5 / 3)
     deviations = np.array([2 / 3, -1 / 3 - 1 / 3])  # of the groups
@@ -176,7 +183,7 @@ def test_worst_rows_come_first_with_what_they_have_and_were_given():
     targets = np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
     p = np.array([[0.9, 0.1], [0.05, 0.1], [0.5, 0.6]])
     ids = pd.Series(["1", "2", "3"])
-    known = rows.Judged(task, ids, np.arange(3), targets, {"svm": p}, {"svm": p})
+    known = rows.OofPredictions(task, ids, np.arange(3), targets, {"svm": p}, {"svm": p})
     texts = pd.DataFrame({"text": [["one"], ["two"], ["three"]]})
     found = worst.worst_rows(known, "svm", texts, {"x": 0.5, "y": 0.7})
     assert [row.id for row in found] == ["2", "3", "1"]
@@ -194,8 +201,8 @@ def test_json_in_a_script_element_ends_no_element():
 
 
 def embedded(page):
-    """The page without its scripts and style, and the specs."""
-    html = page.read_text(encoding="utf-8")
+    """The page (or its text) without its scripts and style, and the specs."""
+    html = page.read_text(encoding="utf-8") if isinstance(page, Path) else page
     specs = re.search(r'<script type="application/json" id="specs">(.*?)</script>', html, re.DOTALL)
     assert specs
     return re.sub(r"<(script|style)\b.*?</\1>", "", html, flags=re.DOTALL), json.loads(specs[1])
@@ -215,12 +222,12 @@ def test_page_has_all_that_its_task_has(pages, kind):
     assert ">never<" not in html  # it judged no row
 
 
-def losses_by_row(folder, model):
+def losses_by_row(layout, model):
     """Log losses of the rows that the model judged, by id, from its predictions alone."""
-    task = read_task(folder / "labels.json")
-    table = pd.read_parquet(folder / "predictions" / f"{model}.parquet")
+    task = read_task(layout.labels)
+    table = pd.read_parquet(layout.predictions(model))
     table = table[table["part"] == "oof"].set_index("id")
-    folds = pd.read_parquet(folder / "folds.parquet").set_index("id").loc[table.index]
+    folds = pd.read_parquet(layout.folds).set_index("id").loc[table.index]
     targets, p = (
         frame[[f"{mark}{name}" for name in task.classes]].to_numpy()
         for mark, frame in (("y_", folds), ("p_", table))
@@ -234,9 +241,10 @@ def test_leaderboard_says_what_the_predictions_say(pages, kind):
     board = html[html.index('id="leaderboard"') : html.index('id="cost"')]
     rows = re.findall(r'<th scope="row">(\w+)</th>(.*?)</tr>', board, re.DOTALL)
     assert [name for name, _ in rows] == ["ensemble", "svm", "minilm"]  # fewer rows: the last
-    final = losses_by_row(pages[kind].parent, "ensemble")
+    layout = Layout("mine", pages[kind].parents[2])
+    final = losses_by_row(layout, "ensemble")
     for model, cells in rows:
-        own = losses_by_row(pages[kind].parent, model)
+        own = losses_by_row(layout, model)
         n_rows, loss, difference = map(float, re.findall(r'data-value="([^"]*)"', cells)[:3])
         assert n_rows == len(own)
         assert loss == pytest.approx(own.mean())
@@ -266,74 +274,73 @@ def test_hostile_text_stays_text(pages, kind):
 
 def test_same_results_give_the_same_bytes(pages, tmp_path):
     again = build(tmp_path, "preference")
-    paths = str(tmp_path), str(pages["preference"].parent)
-    first, second = (
-        page.read_text(encoding="utf-8").replace(folder, "")
-        for page, folder in ((again, paths[0]), (pages["preference"], paths[1]))
-    )
-    assert first == second
+    assert again.read_bytes() == pages["preference"].read_bytes()
 
 
 def test_page_without_a_learning_curve_or_second_slice(tmp_path):
-    paths = write_results(tmp_path, "single_label")
-    (paths["learning_curves"] / "mine.csv").unlink()
-    table = pd.read_parquet(paths["rows"]).assign(text="same")
-    table.to_parquet(paths["rows"])
-    report.main(dataset="mine", models=["ensemble"], final="ensemble", page=PAGE, **paths)
-    html, specs = embedded(paths["html_out"])
+    layout = write_results(tmp_path, "single_label")
+    layout.learning_curve("svm").unlink()
+    table = pd.read_parquet(layout.rows).assign(text="same")
+    table.to_parquet(layout.rows)
+    html, specs = embedded(report.build(layout, ["ensemble", "svm"], "ensemble"))
     assert "curve" not in specs
     assert 'id="slices"' not in html
 
 
+def test_learning_curves_of_all_models_are_drawn_in_one_chart(tmp_path):
+    layout = write_results(tmp_path, "single_label")
+    own = pd.read_csv(layout.learning_curve("svm"))
+    own.assign(model="logreg").to_csv(layout.learning_curve("logreg"), index=False)
+    _, specs = embedded(report.build(layout, ["svm", "ensemble"], "ensemble"))
+    models = [line["model"] for line in specs["curve"]["data"]["values"]]
+    assert models == ["logreg"] * 3 + ["svm"] * 3
+
+
 def test_page_of_few_rows(tmp_path):
-    paths = write_results(tmp_path, "preference", n_train=30)
-    report.main(dataset="mine", models=["svm", "ensemble"], final="ensemble", page=PAGE, **paths)
-    html, specs = embedded(paths["html_out"])
+    layout = write_results(tmp_path, "preference", n_train=30)
+    html, specs = embedded(report.build(layout, ["svm", "ensemble"], "ensemble"))
     assert [line["rows"] for line in specs["deciles"]["data"]["values"]] == [30, 30]
     assert 'id="slices"' not in html
 
 
 def test_slices_of_which_the_final_model_judged_too_few_rows_are_not_shown(tmp_path):
+    layout = write_results(tmp_path, "single_label", n_train=100)
     for final, shown in (("ensemble", True), ("minilm", False)):
-        paths = write_results(tmp_path / final, "single_label", n_train=100)
-        report.main(dataset="mine", models=["svm", final], final=final, page=PAGE, **paths)
-        html = paths["html_out"].read_text("utf-8")
+        html = report.build(layout, ["svm", "minilm", "ensemble"], final)
         assert "<h3>script of the text</h3>" in html
         assert ("<h3>length of the text, characters</h3>" in html) is shown
 
 
 def test_cascade_that_saves_nothing_says_so(tmp_path):
-    paths = write_results(tmp_path, "single_label")
-    for price, saves in ((1.2, True), (2.5, False)):
-        found = json.loads(paths["cascade"].read_text()) | {"predict_ms_per_row": price}
-        write_json(found, paths["cascade"])
-        report.main(
-            dataset="mine", models=["svm", "ensemble"], final="ensemble", page=PAGE, **paths
-        )
-        assert ("saves nothing" in paths["html_out"].read_text("utf-8")) is not saves
+    layout = write_results(tmp_path, "single_label")
+    weights = json.loads(layout.weights.read_text())
+    write_json(weights | {"weight": {"svm": 0.0, "minilm": 1.0}}, layout.weights)
+    for price, saves in ((0.01, True), (2.5, False)):
+        write_json(COST | {"predict_ms_per_row": price}, layout.cost("svm"))
+        html = report.build(layout, ["svm", "minilm", "ensemble"], "ensemble")
+        assert ("saves nothing" in html) is not saves
 
 
 def test_page_of_answers_of_equal_length_gives_no_share(tmp_path):
-    paths = write_results(tmp_path, "preference")
-    table = pd.read_parquet(paths["rows"])
+    layout = write_results(tmp_path, "preference")
+    table = pd.read_parquet(layout.rows)
     table["response_b"] = table["response_a"]
-    table.to_parquet(paths["rows"])
-    report.main(dataset="mine", models=["svm", "ensemble"], final="ensemble", page=PAGE, **paths)
-    html = paths["html_out"].read_text("utf-8")
+    table.to_parquet(layout.rows)
+    html = report.build(layout, ["svm", "ensemble"], "ensemble")
     assert "No row has a preference and answers of different length." in html
     assert "nan%" not in html
 
 
 def test_final_model_without_predictions_is_an_error(tmp_path):
-    paths = write_results(tmp_path, "single_label")
+    layout = write_results(tmp_path, "single_label")
     with pytest.raises(InputError, match=r"never\.parquet: got no row predicted out of fold"):
-        report.main(dataset="mine", models=["svm", "never"], final="never", page=PAGE, **paths)
+        report.build(layout, ["svm", "never"], "never")
 
 
 def test_damaged_table_is_an_error(tmp_path):
     (tmp_path / "svm.csv").write_text("", encoding="utf-8")
     with pytest.raises(InputError, match=r"svm\.csv: cannot be read as CSV"):
-        report.read_csvs(tmp_path, ["svm"], [])
+        report.read_csvs({"svm": tmp_path / "svm.csv"}, [])
 
 
 def test_charts_hold_no_number_that_json_lacks():

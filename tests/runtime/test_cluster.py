@@ -6,7 +6,6 @@ Each node is a process group of its own, and all are gone at the end.
 import filecmp
 import json
 import os
-import shlex
 import shutil
 import signal
 import socket
@@ -20,17 +19,23 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
-from ruamel.yaml import YAML
 
 from stages.core.blocks import read_blocks
 from stages.core.errors import InputError
+from stages.core.layout import Layout
+from stages.core.tables import write_table
 from stages.runtime import cluster
 from tests.given import write_params
 from tests.trained import BACKBONE
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).resolve().parents[2]
-STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+ROOMS = {
+    "data": ("clean",),
+    "features": ("tfidf", "word2vec", "style"),
+    "models": ("logreg", "forest", "xgb", "lgbm", "mlp", "svm"),
+    "transformer": ("finetune",),
+}
 STORE = 80_000_000  # bytes of a node's object store: the least that Ray takes is 75 MB
 COST = "metrics/cost"
 LIMIT = 600  # seconds for a command: Ray Train alone takes 20 to 60 to start
@@ -131,7 +136,18 @@ def run(words, folder, address, status=0):
 
 
 def command(stage):
-    return shlex.split(STAGES[stage]["cmd"].replace("${item.dataset}", "demo"))[1:]
+    (room,) = (room for room, stages in ROOMS.items() if stage in stages)
+    return ["-m", f"stages.{room}.{stage}", "--dataset", "demo"]
+
+
+def outs(layout):
+    """The folders and the files that the classical stages write, without those of their costs."""
+    folders = [layout.features(name) for name in ("tfidf", "lsa", "word2vec")]
+    files = [layout.clean, layout.features("style")]
+    for name in ROOMS["models"]:
+        folders.append(layout.model(name))
+        files += [layout.predictions(name), layout.trials(name)]
+    return folders, files
 
 
 def different(one, two):
@@ -161,13 +177,15 @@ for words in json.loads(sys.argv[1]):
 
 
 def test_classical_stages_write_the_bytes_of_one_machine(nodes, trained, tmp_path):
-    stages = ("clean", "tfidf", "word2vec", "style", "logreg", "forest", "xgb", "lgbm", "mlp")
+    stages = [stage for room in ("data", "features", "models") for stage in ROOMS[room]]
+    stages.remove("svm")
     alone = trained("demo")
     there = Path(shutil.copytree(alone, tmp_path / "there"))
-    for stage in (*stages, "svm"):
-        for out in STAGES[stage]["outs"]:
-            path = there / str(out).replace("${item.dataset}", "demo")
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    folders, files = outs(Layout("demo", there))
+    for folder in folders:
+        shutil.rmtree(folder)
+    for file in files:
+        file.unlink()
     words = json.dumps([command(stage)[1:] for stage in stages])
     run(["-c", TOGETHER, words], there, nodes.address)  # one driver: its workers start once
     assert "cluster: 3 nodes, 2 CPUs" in run(command("svm"), there, nodes.address)
@@ -236,7 +254,7 @@ def test_fine_tuning_gives_what_torchrun_gives_though_a_process_is_killed(nodes,
     alone, there = (
         Path(shutil.copytree(trained("demo"), tmp_path / name)) for name in ("alone", "there")
     )
-    words = [word.replace("${item.backbone}", BACKBONE) for word in command("finetune")]
+    words = [*command("finetune"), "--backbone", BACKBONE]
     cpu = {"ACCELERATE_USE_CPU": "true", "VERDICT_WORKERS": "2"}  # of torchrun's two processes
     with start(words, alone, "", VERDICT_LAUNCH="--nproc_per_node 2", **cpu) as process:
         assert process.wait(LIMIT) == 0, process.stdout.read()
@@ -254,11 +272,12 @@ BOOST = """
 import hashlib, sys
 import numpy as np
 from pathlib import Path
+from stages.core.layout import Layout
 from stages.core.params import read_params
+from stages.core.stopping import StoppingParams
 from stages.core.tasks import Preference
 from stages.models import lgbm, xgb
 from stages.models.fitting.sample import Sample
-from stages.models._stopping import StoppingParams
 
 X = np.random.default_rng(0).normal(size=(600, 4)).astype(np.float32)
 y = np.where(X[:, 0] > 0.5, 0, np.where(X[:, 0] < -0.5, 1, 2))
@@ -271,7 +290,7 @@ for module, kind, stopping, name in (
     (xgb, xgb.XgbParams, None, "xgb"),
     (lgbm, lgbm.LgbmParams, StoppingParams(patience=2, holdout_parts=3), "lgbm"),
 ):
-    params = read_params(kind, "demo", name).model_copy(
+    params = read_params(kind, Layout("demo"), name).model_copy(
         update={"workers": int(sys.argv[1]), "seeds": 1, "rounds": 8, "stopping": stopping,
                 "learning_rate": 0.5, "min_child_weight": 1.0, "min_data_in_leaf": 3,
                 "extra_trees": False}
@@ -336,30 +355,26 @@ def test_features_pass_more_data_than_the_memory_of_a_node(nodes, trained, tmp_p
     frame = pd.concat([long_rows(500, seed) for seed in range(6)], ignore_index=True)
     texts = ["prompt", "response_a", "response_b"]
     assert frame["prompt"].str.len().sum() * 9 > STORE  # in UTF-8
-    frame.to_parquet(tmp_path / "clean.parquet")
+    layout = Layout("demo", tmp_path / "there")
+    write_table(frame, layout.clean)
     parts = np.where(np.arange(len(frame)) % 5, "train", "test")
-    frame[["id"]].assign(part=parts).to_parquet(tmp_path / "folds.parquet")
+    write_table(frame[["id"]].assign(part=parts), layout.augmented_folds)
     frame[texts] = frame[texts].map(lambda text: [text])
-    frame.to_parquet(tmp_path / "rows.parquet")
+    write_table(frame, layout.augmented_rows)
+    shutil.copy(Layout("demo", trained("demo")).labels, layout.labels)
     params = json.loads((trained("demo") / "params/demo.yaml").read_text())
     for stage in ("tfidf", "word2vec"):
         params[stage]["max_texts"] = 300  # what is fitted on must fit into memory
-    given = ["--dataset", "demo", "--labels", str(trained("demo") / "data/demo/labels.json")]
-    cleaned = [*given, "--clean", "../clean.parquet", "--folds", "../folds.parquet"]
-    commands = [
-        ["stages.features.style", *given, "--rows", "../rows.parquet", "--style", "s.parquet"],
-        ["stages.features.tfidf", *cleaned, "--tfidf", "tfidf", "--lsa", "lsa"],
-        ["stages.features.word2vec", *cleaned, "--word2vec", "word2vec"],
-    ]
-    for name, own, address in (("there", commands, nodes.address), ("alone", commands[1:], "")):
-        (tmp_path / name).mkdir()
-        write_params(tmp_path / name, "demo", **params)
-        run(["-c", TOGETHER, json.dumps(own)], tmp_path / name, address)
-    assert different(tmp_path / "alone", tmp_path / "there") == ["s.parquet"]
-    found = pd.read_parquet(tmp_path / "there/s.parquet")
+    write_params(tmp_path / "there", "demo", **params)
+    alone = Path(shutil.copytree(tmp_path / "there", tmp_path / "alone"))
+    commands = [command(stage)[1:] for stage in ("style", "tfidf", "word2vec")]
+    for folder, own, address in ((layout.root, commands, nodes.address), (alone, commands[1:], "")):
+        run(["-c", TOGETHER, json.dumps(own)], folder, address)
+    assert different(alone, layout.root) == ["data/demo/features/style.parquet"]
+    found = pd.read_parquet(layout.features("style"))
     assert found["id"].tolist() == frame["id"].tolist()
     assert len(set(found["prompt.characters"])) == 1
-    blocks = read_blocks(tmp_path / "there/tfidf", frame["id"])
+    blocks = read_blocks(layout.features("tfidf"), frame["id"])
     assert [block.X.shape[0] for block in blocks.values()] == [len(frame)] * 3
     assert min(np.diff(block.X.indptr).min() for block in blocks.values()) > 0
 

@@ -10,13 +10,14 @@ import pytest
 from ruamel.yaml import YAML
 
 from stages.core.errors import InputError
+from stages.core.layout import Layout
 from stages.core.tables import write_json
 from stages.core.tasks import read_task
 from stages.serving import pipeline as _pipeline
 from stages.serving._members import load_member
 from stages.serving.pipeline import Pipeline
 from stages.transformer.training.classifier import ABOUT
-from tests.trained import BACKBONE, EMBEDDED, MEMBERS
+from tests.trained import BACKBONE, EMBEDDED, MEMBERS, MODELS
 
 ROOT = Path(__file__).resolve().parents[2]
 DATASETS = ("demo", "goemotions")
@@ -25,13 +26,15 @@ each_dataset = pytest.mark.parametrize("dataset", DATASETS)
 
 def evenly(folder, dataset, root):
     """A copy of the trained pipeline, in which all members have the same weight."""
-    weights = {name: 1 / len(MEMBERS) for name in MEMBERS}
-    losses = {f"{name}_log_loss": 1.0 for name in MEMBERS}
     for name in ("params", "data", "models", "metrics"):
         shutil.copytree(folder / name, root / name)
-    path = root / "metrics" / "weights" / f"{dataset}.json"
-    write_json({"rows": 1, **weights, **losses, "temperature": 1.0, "product": 0.0}, path)
+    write_weights(root, dataset, dict.fromkeys(MEMBERS, 1 / len(MEMBERS)))
     return root
+
+
+def write_weights(root, dataset, weights):
+    found = {"rows": 1, "weight": weights, "temperature": 1.0, "product": 0.0}
+    write_json(found, Layout(dataset, root).weights)
 
 
 def rows_of(folder, dataset, part):
@@ -40,7 +43,7 @@ def rows_of(folder, dataset, part):
 
 
 def stored(folder, dataset, name, ids):
-    path = folder / "data" / dataset / "predictions" / f"{name}.parquet"
+    path = Layout(dataset, folder).predictions(name)
     table = pd.read_parquet(path).set_index("id").reindex(ids)
     return table[[column for column in table if column.startswith("p_")]].to_numpy()
 
@@ -90,18 +93,16 @@ def test_exchanged_answers_get_exchanged_probabilities(trained, tmp_path):
 
 def test_member_without_a_weight_is_not_loaded(trained, tmp_path):
     root = evenly(trained("demo"), "demo", tmp_path)
-    path = root / "metrics" / "weights" / "demo.json"
-    weights = json.loads(path.read_text("utf-8"))
-    write_json(weights | dict.fromkeys(MEMBERS, 0.0) | {"svm": 1.0}, path)
+    write_weights(root, "demo", dict.fromkeys(MEMBERS, 0.0) | {"svm": 1.0})
     shutil.rmtree(root / "models" / "demo" / "xgb")
-    shutil.rmtree(root / "data" / "demo" / "word2vec")
+    shutil.rmtree(Layout("demo", root).features("word2vec"))
     assert list(Pipeline.load("demo", root).members) == ["svm"]
 
 
 def test_untrained_dataset_is_refused_with_all_missing_files(trained, tmp_path):
     root = evenly(trained("demo"), "demo", tmp_path)
     shutil.rmtree(root / "models" / "demo" / "xgb")
-    (root / "data" / "demo" / "lsa" / "svd.state.npz").unlink()
+    (Layout("demo", root).features("lsa") / "svd.state.npz").unlink()
     with pytest.raises(
         InputError, match=r"(?s)datasets=\[demo\].*models/demo/xgb.*lsa/svd"
     ) as found:
@@ -145,9 +146,9 @@ def test_params_that_are_not_those_of_the_build_are_refused(trained, tmp_path):
 def test_build_that_stopped_between_features_and_models_is_refused(trained, tmp_path):
     root = evenly(trained("demo"), "demo", tmp_path)
     stages = {
-        "word2vec@demo": {"outs": [{"path": "data/demo/word2vec", "md5": "new.dir"}]},
+        "word2vec@demo": {"outs": [{"path": "data/demo/features/word2vec", "md5": "new.dir"}]},
         "xgb@demo": {
-            "deps": [{"path": "data/demo/word2vec", "md5": "old.dir"}],
+            "deps": [{"path": "data/demo/features/word2vec", "md5": "old.dir"}],
             "outs": [{"path": "models/demo/xgb", "md5": "x.dir"}],
         },
     }
@@ -161,19 +162,20 @@ def test_build_that_stopped_between_features_and_models_is_refused(trained, tmp_
 
 def test_files_are_outs_of_the_pipeline(trained, tmp_path):
     root = evenly(trained("goemotions"), "goemotions", tmp_path)
-    found = {path.as_posix() for path in _pipeline.files("goemotions", root)}
+    found = {
+        path.relative_to(root).as_posix() for path in _pipeline.files(Layout("goemotions", root))
+    }
     outs = set()
     for stage in YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"].values():
         for entry in [*stage.get("outs", []), *stage.get("metrics", [])]:
             path = entry if isinstance(entry, str) else next(iter(entry))
-            path = path.replace("${item.dataset}", "goemotions").replace(
-                "${item.model}", "ensemble"
-            )
-            outs.add(path.replace("${item.backbone}", BACKBONE))
+            path = path.replace("${item.dataset}", "goemotions")
+            path = path.replace("${item.backbone}", BACKBONE)
+            outs |= {path.replace("${item.model}", name) for name in MODELS}
     above = {out for path in found for out in outs if Path(path).is_relative_to(out)}
     covered = {path for path in found if any(Path(path).is_relative_to(out) for out in outs)}
     assert found - covered == {"params/goemotions.yaml"}
-    assert {"data/goemotions/tfidf", "models/goemotions/svm"} <= above
+    assert {"data/goemotions/features/tfidf", "models/goemotions/svm"} <= above
 
 
 def test_embeddings_are_made_only_for_members_that_take_them(trained, tmp_path):
@@ -181,9 +183,7 @@ def test_embeddings_are_made_only_for_members_that_take_them(trained, tmp_path):
     whole = Pipeline.load("demo", root)
     assert whole.features.embedder
     assert whole.has_networks
-    path = root / "metrics" / "weights" / "demo.json"
-    weights = json.loads(path.read_text("utf-8")) | dict.fromkeys(MEMBERS, 0.0)
-    write_json(weights | {"logreg": 0.5, "lgbm": 0.5}, path)
+    write_weights(root, "demo", dict.fromkeys(MEMBERS, 0.0) | {"logreg": 0.5, "lgbm": 0.5})
     small = Pipeline.load("demo", root)
     assert small.features.embedder is None
     assert not small.has_networks

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from stages.core.errors import InputError
+from stages.core.layout import Layout
 from stages.data.readers.arena import ArenaReader
 from stages.runtime.outputs import folder_faults
 from stages.serving import _chunks as _predict_chunks
@@ -38,7 +39,7 @@ def raw_test(folder, dataset):
 
 
 def stored(folder, dataset, model="ensemble"):
-    table = pd.read_parquet(folder / "data" / dataset / "predictions" / f"{model}.parquet")
+    table = pd.read_parquet(Layout(dataset, folder).predictions(model))
     table = table[table["part"] == "test"]
     return table[["id", *(name for name in table if name.startswith("p_"))]].reset_index(drop=True)
 
@@ -102,20 +103,10 @@ def test_threshold_of_the_cascade_is_that_of_its_stage(trained, tmp_path):
 
 
 def test_labels_are_those_of_the_submission(trained, tmp_path, monkeypatch):
-    from stages import submit
-
     folder, out = trained("goemotions"), tmp_path / "out.csv"
     monkeypatch.chdir(folder)
-    submit.main(
-        dataset="goemotions", labels=Path("data/goemotions/labels.json"),
-        raw=Path("data/raw/goemotions"), rejects=Path("data/goemotions/rejects.parquet"),
-        folds=Path("data/goemotions/folds.parquet"),
-        predictions=Path("data/goemotions/predictions/ensemble.parquet"),
-        thresholds=Path("metrics/thresholds/goemotions/ensemble.json"),
-        submission_out=tmp_path / "submission.csv",
-    )  # fmt: skip
     predict.main(raw_test(folder, "goemotions"), out, dataset="goemotions")
-    submitted = pd.read_csv(tmp_path / "submission.csv")
+    submitted = pd.read_csv(Layout("goemotions").submission)  # of the stage
     pd.testing.assert_series_equal(read(out)["label"], submitted["label"])
 
 

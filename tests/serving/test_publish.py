@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 
 from stages.core.errors import InputError
+from stages.core.layout import ENSEMBLE, Layout
 from stages.core.tasks import Preference, SingleLabel
 from stages.data.readers.rows import Fault
 from stages.serving import publish
@@ -84,7 +85,7 @@ def test_rows(root):
     rows = pd.read_parquet(root / "data/demo/rows.parquet")
     rows = rows[rows["part"] == "test"]
     texts = rows[TEXTS].map(list).to_dict("list")
-    table = pd.read_parquet(root / "data/demo/predictions/ensemble.parquet").set_index("id")
+    table = pd.read_parquet(Layout("demo", root).predictions(ENSEMBLE)).set_index("id")
     return texts, table.loc[rows["id"], PROBABILITIES].to_numpy()
 
 

@@ -33,16 +33,18 @@ def test_chains_are_counted_to_their_longest_end():
 class OneByOne:
     """Stands for a process that runs what it is given at once."""
 
-    def __init__(self):
-        self.idle, self.busy, self.started = [0], {}, []
+    def __init__(self, jobs=1):
+        self.idle, self.busy, self.started, self.together = list(range(jobs)), {}, [], []
 
     def start(self, stage):
         self.busy[self.idle.pop()] = stage
         self.started.append(stage)
 
     def finished(self):
-        self.idle = list(self.busy)
-        yield from [(self.busy.pop(number), 0) for number in self.idle]
+        self.together.append(list(self.busy.values()))
+        ended = list(self.busy)
+        self.idle += ended
+        yield from [(self.busy.pop(number), 0) for number in ended]
 
 
 def test_longest_chain_comes_first_then_the_largest_inputs(tmp_path):
@@ -54,8 +56,24 @@ def test_longest_chain_comes_first_then_the_largest_inputs(tmp_path):
         "small": [tmp_path / "small"], "large": [tmp_path / "missing", tmp_path / "folder"],
     }  # fmt: skip
     process = OneByOne()
-    assert build.build(build.Pipeline(needs, inputs, set(needs)), process) == []
+    assert build.build(build.Pipeline(needs, inputs, set(needs), set()), process) == []
     assert process.started == ["begin", "large", "small", "a", "end"]
+
+
+def test_no_two_stages_that_may_want_the_gpu_run_at_once():
+    names = ("embed", "finetune@a", "finetune@b", "other", "rest")
+    wanted = {name for name in names if name.startswith(("embed", "finetune"))}
+    process = OneByOne(jobs=3)
+    pipeline = build.Pipeline({n: set() for n in names}, {n: [] for n in names}, set(names), wanted)
+    assert build.build(pipeline, process) == []
+    assert sorted(process.started) == sorted(names)
+    assert [len(wanted & set(stages)) for stages in process.together] == [1, 1, 1]
+
+
+def test_what_loads_a_network_may_want_the_gpu():
+    stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+    found = {name for name in stages if build.NETWORKS.as_posix() in stages[name]["deps"]}
+    assert found == {"embed", "tokens", "finetune"}
 
 
 @pytest.fixture

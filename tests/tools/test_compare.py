@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,8 @@ import pytest
 from scipy import stats
 
 from stages.core.errors import InputError
-from stages.core.tables import write_json
+from stages.core.tables import write_table
+from stages.evaluation import judging
 from stages.evaluation.losses import write_losses
 from stages.runtime.outputs import file_faults, folder_faults
 from stages.tools.compare import _bootstrap as bootstrap
@@ -78,13 +80,10 @@ def test_copies_of_rows_in_their_group_do_not_narrow_the_interval():
 
 
 def test_resamples_in_batches_are_multinomial_counts_over_groups(monkeypatch):
-    drawn = []
-    monkeypatch.setattr(bootstrap, "BATCH", 64)  # three resamples at a time
-    monkeypatch.setattr(
-        bootstrap, "deviations", lambda *of: (drawn.append(of[2]), of[2].sum(axis=1))[1:] * 2
-    )
-    bootstrap.studentised(np.zeros(20), np.ones(20), 1000)
-    counts = np.concatenate(drawn)
+    whole = judging.resampled_sums(np.eye(20), 1000)
+    monkeypatch.setattr(judging, "BATCH", 64)  # three resamples at a time
+    counts = judging.resampled_sums(np.eye(20), 1000)
+    np.testing.assert_array_equal(counts, whole)
     assert counts.shape == (1000, 20)
     assert set(counts.sum(axis=1)) == {20}
     assert counts.mean(axis=0) == pytest.approx(np.ones(20), abs=0.15)
@@ -159,8 +158,9 @@ def write_side(folder, *, ids=None, shift=0.0, classes=("a", "b"), models=("svm"
         report = pd.DataFrame({"class": [*classes, *classes], "part": "oof"})
         (folder / "metrics/classes/demo").mkdir(parents=True, exist_ok=True)
         report.to_csv(folder / f"metrics/classes/demo/{model}.csv", index=False)
-        cost = {"wall_seconds": 1.0 + (model == "svm") * shift, "cpu_seconds": 2.0}
-        write_json(cost, folder / f"metrics/cost/demo/{model}.json")
+    wall = [1.0 + (model == "svm") * shift for model in models]
+    board = {"dataset": "demo", "model": models, "rows": N, "wall_seconds": wall}
+    write_table(pd.DataFrame(board | {"cpu_seconds": 2.0}), folder / "metrics/leaderboard.csv")
     write_params(folder, "demo", svm={"C": 0.5 + shift, "parts": ["a|b"]})
 
 
@@ -307,8 +307,9 @@ def test_damaged_losses_are_refused(repository):
 
 def test_bad_input_ends_with_its_message_and_status_1(repository):
     done = subprocess.run(
-        [os.sys.executable, "-m", "stages.tools.compare.compare", "nowhere"], capture_output=True, text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(os.sys.path)}, check=False,
+        [sys.executable, "-m", "stages.tools.compare.compare", "nowhere"],
+        capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, check=False,
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr.startswith("error: nowhere: unknown Git revision")

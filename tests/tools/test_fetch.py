@@ -22,6 +22,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from stages.core.errors import InputError
+from stages.core.layout import Layout
 from stages.data import ingest
 from stages.data.readers.rows import csv_records
 from stages.tools import fetch
@@ -115,9 +116,9 @@ def test_fetched_files_are_what_the_params_read(dataset, downloads):
     fetch.main(dataset, downloads=downloads(dataset))
     params = YAML(typ="safe").load(ROOT / "params" / f"{dataset}.yaml")["ingest"]
     write_params(Path(), dataset, ingest=params | {"truth": None})
-    outs = {name: Path("out", name) for name in ("rows", "rejects", "labels", "strata", "metrics")}
-    ingest.main(dataset=dataset, raw=Path("data/raw", dataset), **outs)
-    rows, metrics = pd.read_parquet(outs["rows"]), json.loads(outs["metrics"].read_text())
+    ingest.main(dataset=dataset)
+    layout = Layout(dataset)
+    rows, metrics = pd.read_parquet(layout.rows), json.loads(layout.ingest.read_text())
     assert metrics["rejects"] == metrics["left_out"] == (2 if dataset == "goemotions_single" else 0)
     assert {"train", "test"} <= set(rows["part"])
     assert metrics["raw_rows"] == {"goemotions": 6, "goemotions_single": 6, "dbpedia14": 4}.get(
@@ -200,7 +201,8 @@ def test_own_client_of_the_hub_fetches_the_pinned_revision(downloads, hub, tmp_p
     address, asked = hub
     source = fetch.SOURCES["dbpedia14"]
     program = (
-        "import dataclasses, json, sys; from stages.tools import fetch; from stages.runtime.cli import run\n"
+        "import dataclasses, json, sys; from stages.tools import fetch\n"
+        "from stages.runtime.cli import run\n"
         "source = fetch.SOURCES['dbpedia14']\n"
         "source = dataclasses.replace(source, files=json.loads(sys.argv.pop()))\n"
         "fetch.SOURCES['dbpedia14'] = source; run(fetch.main)"
@@ -260,7 +262,7 @@ def test_offline_the_message_says_what_to_download_where(dataset, tmp_path, monk
     source = fetch.SOURCES[dataset]
     assert all(name in str(caught.value) for name in source.files)
     assert f"from: {source.page} (licence: " in str(caught.value)
-    assert f"then: python -m stages.tools.fetch {dataset} --downloads" in str(caught.value)
+    assert f"then: verdict fetch {dataset} --downloads" in str(caught.value)
     assert not Path("data").exists()
 
 

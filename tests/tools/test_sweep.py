@@ -9,7 +9,6 @@ import pytest
 from ruamel.yaml import YAML
 
 from stages.core.errors import InputError
-from stages.core.params import read_params
 from stages.core.space import draw
 from stages.tools import sweep as module
 from stages.tools.sweep import SweepParams, check_plan, override, sweep, table
@@ -165,7 +164,7 @@ def test_file_with_faults_lists_them_all(tmp_path):
     bad = PLAN | {"seed": -1, "metric": PLAN["metric"] | {"direction": "up"}}
     YAML(typ="safe").dump({"sweep": bad}, tmp_path / "mine.yaml")
     with pytest.raises(InputError, match=r"2 fault\(s\) in sweep\n.*direction.*\n.*seed"):
-        read_params(SweepParams, "mine", "sweep", tmp_path)
+        module.main(space=tmp_path / "mine.yaml", trials=1)
 
 
 def test_other_suffix_is_refused(tmp_path):

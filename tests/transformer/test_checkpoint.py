@@ -106,7 +106,11 @@ def test_key_changes_with_params_files_backbone_place_and_code(make_params, tmp_
     assert len(set(keys)) == 5
     assert key() == keys[-1]
     code = checkpoint.CODE
-    for changed in ("finetune/_network.py", "finetune/training/loop.py", "base/tasks.py"):
+    for changed in (
+        "transformer/network/network.py",
+        "transformer/training/loop.py",
+        "core/tasks.py",
+    ):
         parts = [tmp_path / changed / part.name for part in code]
         for part, copy in zip(code, parts, strict=True):
             shutil.copytree(part, copy)

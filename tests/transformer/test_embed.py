@@ -9,8 +9,9 @@ import pytest
 
 from stages.core.blocks import read_blocks
 from stages.core.errors import InputError
+from stages.core.layout import Layout
+from stages.core.matrices import cosine
 from stages.core.tables import write_json, write_table
-from stages.core.tasks import cosine
 from stages.transformer import embed as stage
 from stages.transformer.network.params import BackboneParams
 from tests.given import write_params
@@ -114,50 +115,50 @@ def test_embedder_without_a_backbone_is_refused():
 
 @pytest.fixture
 def inputs(tmp_path, tiny):
-    """Params of two datasets, with a backbone and without, and what the stage reads."""
+    """What the stage reads for two datasets with a backbone and for one without."""
     table = ROWS.assign(id=list("abcd"))[["id", *ROWS.columns]]
     table["prompt"] = [[text] for text in table["prompt"]]
     table.loc[3, "response_b"][0] = "[SEP] ?"
-    write_table(table, tmp_path / "rows.parquet")
-    write_json({"kind": "preference", "classes": ["a", "b", "tie"]}, tmp_path / "labels.json")
     backbone = {
         "name": str(tiny("bert")), "revision": None, "pooling": "mean", "attention": "auto",
         "dropout": 0.0, "attention_dropout": 0.0,
     }  # fmt: skip
     given = {"max_tokens": 32, "tokens_per_batch": 64, "precision": "fp32"}
-    write_params(tmp_path, "pairs", embed=given | {"backbone": backbone})
-    write_params(tmp_path, "none", embed=given | {"backbone": None})
-    return {"labels": tmp_path / "labels.json", "rows": tmp_path / "rows.parquet"}
+    for dataset, own in (("pairs", backbone), ("again", backbone), ("none", None)):
+        layout = Layout(dataset, tmp_path)
+        write_params(tmp_path, dataset, embed=given | {"backbone": own})
+        write_table(table, layout.augmented_rows)
+        write_json({"kind": "preference", "classes": ["a", "b", "tie"]}, layout.labels)
 
 
-def run_stage(folder, dataset, out, inputs, workers="1"):
+def run_stage(folder, dataset, workers="1"):
     """The stage in a process of its own; what of torch it imported."""
     code = (
         "import os, sys; sys.path.insert(0, os.getcwd()); os.chdir(sys.argv[1]);"
-        "from pathlib import Path; from stages.transformer.embed import main;"
-        "main(dataset=sys.argv[2], embed=Path(sys.argv[3]),"
-        " labels=Path(sys.argv[4]), rows=Path(sys.argv[5]));"
+        "from stages.transformer.embed import main; main(dataset=sys.argv[2]);"
         "print('torch' in sys.modules)"
     )
-    words = [folder, dataset, out, inputs["labels"], inputs["rows"]]
     done = subprocess.run(
-        [sys.executable, "-c", code, *words], check=True, cwd=ROOT, capture_output=True, text=True,
+        [sys.executable, "-c", code, folder, dataset],
+        check=True, cwd=ROOT, capture_output=True, text=True,
         env=os.environ | {"PYTHONHASHSEED": workers, "VERDICT_WORKERS": workers},
     )  # fmt: skip
     return done.stdout.strip()
 
 
-def test_stage_writes_the_same_bytes_with_any_number_of_workers(tmp_path, inputs):
-    for name, workers in (("one", "1"), ("two", "2")):
-        assert run_stage(tmp_path, "pairs", name, inputs, workers) == "True"
-    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+@pytest.mark.usefixtures("inputs")
+def test_stage_writes_the_same_bytes_with_any_number_of_workers(tmp_path):
+    one, two = (Layout(dataset, tmp_path).features("embed") for dataset in ("pairs", "again"))
+    for dataset, workers in (("pairs", "1"), ("again", "2")):
+        assert run_stage(tmp_path, dataset, workers) == "True"
+    names = sorted(path.name for path in one.iterdir())
     assert names == [
         *("ids.parquet", "names.json", "pair.npy", "prompt.npy", "response_a.npy"),
         "response_b.npy",
     ]
     for name in names:
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-    blocks = read_blocks(tmp_path / "one", pd.Series(list("dcba")))
+        assert (one / name).read_bytes() == (two / name).read_bytes()
+    blocks = read_blocks(one, pd.Series(list("dcba")))
     prompt, a, b = (blocks[key].X for key in ROWS.columns)
     assert prompt.shape == (4, 32)
     assert blocks["response_a"].names[-1] == "prompt_cosine"
@@ -167,6 +168,7 @@ def test_stage_writes_the_same_bytes_with_any_number_of_workers(tmp_path, inputs
     assert expected[1] == pytest.approx(1)  # both answers of the third row are empty
 
 
-def test_dataset_without_a_backbone_gets_an_empty_set_and_loads_no_torch(tmp_path, inputs):
-    assert run_stage(tmp_path, "none", "set", inputs) == "False"
-    assert read_blocks(tmp_path / "set", pd.Series(list("abcd"))) == {}
+@pytest.mark.usefixtures("inputs")
+def test_dataset_without_a_backbone_gets_an_empty_set_and_loads_no_torch(tmp_path):
+    assert run_stage(tmp_path, "none") == "False"
+    assert read_blocks(Layout("none", tmp_path).features("embed"), pd.Series(list("abcd"))) == {}

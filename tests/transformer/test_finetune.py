@@ -13,8 +13,11 @@ import pytest
 import torch
 
 from stages.core.errors import InputError
+from stages.core.layout import Layout
+from stages.core.tables import write_json, write_table
 from stages.core.tasks import Preference
 from stages.serving._members import Transformer
+from stages.transformer import finetune as stage
 from stages.transformer.finetune import launch, main, memory_advice
 from stages.transformer.network.predict import predict, probabilities
 from stages.transformer.network.tokens import write_tokens
@@ -22,7 +25,9 @@ from stages.transformer.training.classifier import load
 from tests.given import write_params
 
 ROOT = Path(__file__).resolve().parents[2]
-OUTS = ("model", "predictions.parquet", "curve.csv", "cost.json")
+LAYOUT = Layout("demo")
+MODEL, PREDICTIONS = LAYOUT.model("tiny"), LAYOUT.predictions("tiny")
+CURVE, COST = LAYOUT.loss_curve("tiny"), LAYOUT.cost("tiny")
 STEP = {"unfreeze": "all", "learning_rate": 1e-3, "head_learning_rate": 1e-2, "epochs": 1}
 HEAD = {"unfreeze": "head", "learning_rate": 1e-3, "head_learning_rate": 1e-1, "epochs": 3}
 LORA = {
@@ -43,32 +48,29 @@ def _on_one_core(monkeypatch):
 @pytest.fixture
 def place(tmp_path, pairs, monkeypatch):
     """`place(params) -> options of main`: 24 pairs in two folds, 6 of a test part."""
+    monkeypatch.chdir(tmp_path)
     ids = pd.Series([f"r{i}" for i in range(30)], name="id")
-    (tmp_path / "labels.json").write_text('{"kind": "preference", "classes": ["a", "b", "tie"]}')
+    write_json({"kind": "preference", "classes": ["a", "b", "tie"]}, LAYOUT.labels)
     table = ids.to_frame()
     table["part"] = ["train"] * 24 + ["test"] * 6
     table["fold"] = [i // 2 % 2 for i in range(24)] + [-1] * 6
     table["group"] = [i // 2 for i in range(24)] + list(range(100, 106))
     table[["y_a", "y_b", "y_tie"]] = pairs.targets
     table.loc[24:, ["y_a", "y_b", "y_tie"]] = np.nan
-    table.to_parquet(tmp_path / "folds.parquet")
-    write_tokens(tmp_path / "tokens", ids, pairs.tokens)
-    monkeypatch.chdir(tmp_path)
+    write_table(table, LAYOUT.augmented_folds)
+    write_tokens(LAYOUT.tokens("tiny"), ids, pairs.tokens)
 
     def write(params):
-        section = json.loads(params.model_dump_json())
+        section = None if params is None else json.loads(params.model_dump_json())
         write_params(tmp_path, "demo", finetune={"tiny": section})
-        paths = {"labels": "labels.json", "folds": "folds.parquet", "tokens": "tokens"}
-        outs = {name.partition(".")[0]: name for name in OUTS}
-        given = {key: Path(path) for key, path in (paths | outs).items()}
-        return {"dataset": "demo", "backbone": "tiny", **given}
+        return {"dataset": "demo", "backbone": "tiny"}
 
     return write
 
 
 def start(options, code="", **environment):
     """Run the stage as a process of its own, with `code` before it."""
-    words = [w for key, value in options.items() for w in (f"--{key}", str(value))]
+    words = [w for key, value in options.items() for w in (f"--{key}", value)]
     script = f"{code}\nfrom stages.runtime.cli import run\n"
     script += "from stages.transformer import finetune\nrun(finetune.main)"
     command = [sys.executable, "-c", script] if code else [
@@ -78,39 +80,39 @@ def start(options, code="", **environment):
     return subprocess.run([*command, *words], env=env, capture_output=True, text=True, timeout=300)
 
 
-def content(folder):
+def content():
     """Bytes of all that must not differ from run to run."""
-    files = [Path("predictions.parquet"), Path("curve.csv"), *Path("model").rglob("*")]
+    files = [PREDICTIONS, CURVE, *MODEL.rglob("*")]
     return {str(f): f.read_bytes() for f in files if f.is_file()}
 
 
 def test_stage_writes_models_predictions_curve_and_cost(place, make_params, pairs, accelerator):
     params = make_params(steps=[STEP], stopping={"patience": 1, "holdout_parts": 3})
     main(**place(params))
-    table = pd.read_parquet("predictions.parquet").set_index("id")
+    table = pd.read_parquet(PREDICTIONS).set_index("id")
     assert sorted(table.index) == sorted(f"r{i}" for i in range(30))
     assert dict(table["part"].value_counts()) == {"oof": 24, "test": 6}
     p, swapped = (table[[f"{k}{c}" for c in ["a", "b", "tie"]]] for k in ("p_", "swapped_p_"))
     np.testing.assert_allclose(p.sum(axis=1), 1)
     np.testing.assert_allclose(swapped.to_numpy()[:, [1, 0, 2]], p, atol=1e-12)
     rows = np.array([0, 1, 4, 5])  # of fold 0
-    classifier = load(Path("model/fold0"), device=torch.device("cpu"))
+    classifier = load(MODEL / "fold0", device=torch.device("cpu"))
     found, _ = probabilities(pairs.task, predict(classifier, pairs, rows, params, accelerator))
     np.testing.assert_allclose(p.loc[[f"r{i}" for i in rows]], found, atol=1e-6)
-    curve = pd.read_csv("curve.csv")
+    curve = pd.read_csv(CURVE)
     assert list(curve) == [
         "model", "step", "epoch", "phase", "tokens", "train_loss", "holdout_loss"
     ]  # fmt: skip
     assert curve.groupby("model")["holdout_loss"].count().to_dict() == {"fold0": 1, "fold1": 1}
-    assert json.loads(Path("cost.json").read_text())["fitted_size_mb"] > 0
+    assert json.loads(COST.read_text())["fitted_size_mb"] > 0
     assert not any(Path("scratch/finetune").iterdir())
 
 
 def test_one_fold_and_a_refit(place, make_params):
     main(**place(make_params(steps=[STEP], folds=[1], test="refit", balance="weights")))
-    table = pd.read_parquet("predictions.parquet")
+    table = pd.read_parquet(PREDICTIONS)
     assert sorted(table["id"]) == sorted(f"r{i}" for i in range(30) if i // 2 % 2 or i >= 24)
-    assert sorted(folder.name for folder in Path("model").iterdir()) == [
+    assert sorted(folder.name for folder in MODEL.iterdir()) == [
         "fold1", "refit", "tokenizer"
     ]  # fmt: skip
 
@@ -119,15 +121,15 @@ def test_seeds_are_averaged(place, make_params, pairs, accelerator):
     params = make_params(steps=[STEP], folds=[0], test="refit", seeds=2)
     main(**place(params))
     names = ["fold0.seed0", "fold0.seed1", "refit.seed0", "refit.seed1"]
-    assert sorted(folder.name for folder in Path("model").iterdir()) == [*names, "tokenizer"]
-    assert list(pd.read_csv("curve.csv")["model"].unique()) == names
-    table = pd.read_parquet("predictions.parquet").set_index("id")
+    assert sorted(folder.name for folder in MODEL.iterdir()) == [*names, "tokenizer"]
+    assert list(pd.read_csv(CURVE)["model"].unique()) == names
+    table = pd.read_parquet(PREDICTIONS).set_index("id")
     for rows, pair in ([0, 1, 4, 5], names[:2]), (range(24, 30), names[2:]):
         found = [
             probabilities(
                 pairs.task,
                 predict(
-                    load(Path("model", name), device=torch.device("cpu")),
+                    load(MODEL / name, device=torch.device("cpu")),
                     pairs, np.array(rows), params, accelerator,
                 ),
             )[0]
@@ -141,9 +143,70 @@ def test_seeds_are_averaged(place, make_params, pairs, accelerator):
 @pytest.mark.parametrize("test", ["mean", "refit"])
 def test_no_fold_tunes_nothing(place, make_params, test):
     main(**place(make_params(steps=[STEP], folds=[], test=test)))
-    assert pd.read_parquet("predictions.parquet").empty
-    assert pd.read_csv("curve.csv").empty
-    assert list(Path("model").iterdir()) == []
+    assert pd.read_parquet(PREDICTIONS).empty
+    assert pd.read_csv(CURVE).empty
+    assert list(MODEL.iterdir()) == []
+
+
+def test_null_section_gives_the_outputs_of_no_fold(place, make_params):
+    main(**place(make_params(folds=[])))
+    expected = content()
+    assert sorted(expected) == sorted(map(str, (PREDICTIONS, CURVE)))
+    main(**place(None))
+    assert content() == expected
+    assert list(MODEL.iterdir()) == []
+    assert json.loads(COST.read_text())["predict_ms_per_row"] == 0
+
+
+class Recorded:
+    """Keeps what it is shown in place of a live curve in MLflow."""
+
+    def __init__(self, *words, on=True):
+        self.words, self.on, self.rows, self.ended = words, on, {}, "not"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *rest):
+        self.ended = kind
+
+    def curve(self, name, rows):
+        new = rows[len(self.rows.get(name, [])) :]
+        self.rows[name] = [*self.rows.get(name, []), *(dict(row) for row in new)]
+
+
+@pytest.fixture
+def lives(monkeypatch):
+    """The live curves that the stage opened."""
+    opened = []
+    monkeypatch.setattr(
+        stage, "Live", lambda *words, on=True: opened.append(Recorded(*words, on=on)) or opened[-1]
+    )
+    return opened
+
+
+def test_live_curve_shows_the_rows_of_every_model(place, make_params, lives):
+    params = make_params(steps=[STEP], stopping={"patience": 1, "holdout_parts": 3})
+    main(**place(params))
+    (live,) = lives
+    assert (live.words, live.on, live.ended) == (("demo", "tiny"), True, None)
+    rows = [{"model": name, **row} for name, found in live.rows.items() for row in found]
+    written = pd.read_csv(CURVE)
+    pd.testing.assert_frame_equal(
+        pd.DataFrame(rows, columns=list(written)), written, check_dtype=False
+    )
+
+
+def test_live_curve_ends_with_the_error_of_the_stage(place, make_params, lives):
+    with pytest.raises(InputError, match="unfreeze"):
+        main(**place(make_params(steps=[STEP | {"unfreeze": 9}])))
+    assert lives[0].ended is InputError
+
+
+def test_no_fold_opens_no_live_curve(place, make_params, lives):
+    main(**place(make_params(folds=[])))
+    main(**place(None))
+    assert lives == []
 
 
 @pytest.mark.parametrize(
@@ -160,15 +223,16 @@ def test_param_that_fits_no_fold_or_network_is_told_with_its_file(
         main(**place(make_params(**{"steps": [STEP]} | changes)))
 
 
-def test_no_fold_needs_no_torch(place, make_params):
+@pytest.mark.parametrize("is_null", [False, True], ids=["empty", "null"])
+def test_no_fold_needs_no_torch(place, make_params, is_null):
     code = "import atexit, sys\natexit.register(lambda: print('torch' in sys.modules))"
-    done = start(place(make_params(steps=[STEP], folds=[])), code)
+    done = start(place(None if is_null else make_params(steps=[STEP], folds=[])), code)
     assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
 
 
 def test_lora_stage_keeps_adapters_alone(place, make_params):
     main(**place(make_params(steps=[STEP], lora=LORA, folds=[0])))
-    assert {file.name for file in Path("model/fold0").iterdir()} == {
+    assert {file.name for file in (MODEL / "fold0").iterdir()} == {
         "adapter", "head.safetensors", "finetune.json"
     }  # fmt: skip
 
@@ -176,7 +240,7 @@ def test_lora_stage_keeps_adapters_alone(place, make_params):
 @pytest.mark.parametrize("changes", [{"lora": LORA}, {"steps": [HEAD]}], ids=["lora", "head"])
 def test_models_over_one_backbone_take_turns_in_memory(place, make_params, changes):
     main(**place(make_params(**{"steps": [STEP]} | changes)))
-    member = Transformer.load(Path("model"), Preference())
+    member = Transformer.load(MODEL, Preference())
     assert [unit.name for unit in member.units] == ["fold0", "fold1"]
     assert len(member.networks) == 1
     words = ["1 2 3", "ab ab", "yes"]
@@ -240,20 +304,20 @@ def test_killed_stage_goes_on_and_ends_in_the_same_bytes(place, make_params):
     options = place(make_params(backbone=backbone, batch_size=4, checkpoint_steps=2))
     done = start(options)
     assert done.returncode == 0, done.stderr
-    expected = content(Path())
+    expected = content()
     # two tables, two of the tokenizer, and for each fold two of backbone, head, about
     assert len(expected) == 2 + 2 + 2 * 4
-    for out in ("model", "predictions.parquet", "curve.csv"):
-        shutil.rmtree(out) if Path(out).is_dir() else Path(out).unlink()
+    for out in (MODEL, PREDICTIONS, CURVE):
+        shutil.rmtree(out) if out.is_dir() else out.unlink()
     for moment in ("fold0 3", "fold1 5"):
         done = start(options, KILL, KILL_AT=moment)
         assert done.returncode == -signal.SIGKILL, done.stderr
-        assert not Path("model").exists()
+        assert not MODEL.exists()
     (work,) = Path("scratch/finetune/demo-tiny").iterdir()
     assert sorted(p.name for p in work.iterdir()) == ["fold0", "fold1.pt"]
     done = start(options)
     assert done.returncode == 0, done.stderr
-    assert content(Path()) == expected
+    assert content() == expected
     assert not any(Path("scratch/finetune").iterdir())
 
 
@@ -263,10 +327,10 @@ def test_two_processes_have_the_loss_curve_of_one(place, make_params):
     options = place(make_params(batch_size=5, folds=[0], tokens_per_batch=64))
     done = start(options)
     assert done.returncode == 0, done.stderr
-    curve, table = pd.read_csv("curve.csv"), pd.read_parquet("predictions.parquet")
+    curve, table = pd.read_csv(CURVE), pd.read_parquet(PREDICTIONS)
     done = start(options, VERDICT_LAUNCH="--nproc_per_node 2")
     assert done.returncode == 0, done.stderr
     assert "on 2 x cpu" in done.stderr
-    both = pd.read_csv("curve.csv")
+    both = pd.read_csv(CURVE)
     pd.testing.assert_frame_equal(both, curve, rtol=1e-4)
-    pd.testing.assert_frame_equal(pd.read_parquet("predictions.parquet"), table, rtol=1e-3)
+    pd.testing.assert_frame_equal(pd.read_parquet(PREDICTIONS), table, rtol=1e-3)

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from stages.core.errors import InputError
-from stages.core.params import read_params
-from stages.transformer.network.params import BackboneParams, EncodingParams, FinetuneParams
+from stages.core.layout import Layout
+from stages.transformer.network.params import read_finetune
 
 SECTION = """
 finetune:
@@ -63,7 +63,7 @@ def write(section):
 
 def read(section=SECTION):
     write(section)
-    return read_params(FinetuneParams, "demo", "finetune.tiny")
+    return read_finetune(Layout("demo"), "tiny")
 
 
 def test_section_of_a_backbone_is_read_whole():
@@ -73,12 +73,27 @@ def test_section_of_a_backbone_is_read_whole():
     assert params.lora is None
 
 
-def test_part_of_a_section_is_read_without_the_rest():
-    write(SECTION.split("    steps:")[0])
-    backbone = read_params(BackboneParams, "demo", "finetune.tiny.backbone")
-    encoding = read_params(EncodingParams, "demo", "finetune.tiny.encoding")
-    assert backbone.name == "minilm"
-    assert encoding.max_tokens == 64
+def test_null_section_is_none():
+    assert read("finetune:\n  tiny:\n") is None
+
+
+@pytest.mark.parametrize(
+    ("section", "fault"),
+    [
+        (
+            "finetune:\n  other:\n",
+            "finetune.tiny: no section 'tiny', got other; expected a section",
+        ),
+        (
+            "finetune:\n  tiny: 3\n",
+            r"finetune.tiny: got 3; expected an object with keys of \['back",
+        ),
+        ("finetune:\n  tiny: {seed: 0}\n", "finetune.tiny.backbone: missing; expected a value"),
+    ],
+)
+def test_missing_or_wrong_section_is_refused(section, fault):
+    with pytest.raises(InputError, match=fault):
+        read(section)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from stages.core.errors import InputError
+from stages.core.layout import Layout
 from stages.core.tables import write_json, write_table
 from stages.core.tasks import Preference, SingleLabel
 from stages.transformer import tokens as stage
@@ -201,61 +202,63 @@ def test_budget_of_the_other_kind_of_task_is_refused(tokenizer):
         stage.build(frame(ROWS), Preference(), tokenizer, encoding)
 
 
-SECTION = {
-    "backbone": json.loads(MINILM.model_dump_json()),
-    "encoding": {"max_tokens": 64, "prompt_tokens": 16},
-    "folds": None,
-}
+@pytest.fixture
+def place(tmp_path, monkeypatch, make_params):
+    """`place(**changes) -> layout`: labels, rows, and the section of MiniLM with these changes.
 
-
-def test_stage_writes_the_same_bytes_in_every_process(tokenizer, tmp_path, monkeypatch):
-    write_json({"kind": "preference", "classes": ["a", "b", "tie"]}, tmp_path / "labels.json")
-    write_table(frame(ROWS), tmp_path / "rows.parquet")
-    write_params(tmp_path, "demo", finetune={"minilm": SECTION})
+    `place(None)` gives the backbone a null section.
+    """
     monkeypatch.chdir(tmp_path)
-    given = {name: Path(f"{name}.{end}") for name, end in (("labels", "json"), ("rows", "parquet"))}
-    stage.main(
-        dataset="demo", backbone="minilm", **given, tokens=Path("here"), metrics=Path("here.json")
-    )
-    command = [
-        sys.executable, "-m", "stages.transformer.tokens", "--dataset", "demo", "--backbone", "minilm",
-        "--labels", "labels.json", "--rows", "rows.parquet", "--tokens", "there",
-        "--metrics", "there.json",
-    ]  # fmt: skip
+    plain = {
+        "backbone": json.loads(MINILM.model_dump_json()),
+        "encoding": {"max_tokens": 64, "prompt_tokens": 16},
+    }
+
+    def write(*null, dataset="demo", **changes):
+        layout = Layout(dataset)
+        write_json({"kind": "preference", "classes": ["a", "b", "tie"]}, layout.labels)
+        write_table(frame(ROWS), layout.augmented_rows)
+        section = None if null else json.loads(make_params(**plain | changes).model_dump_json())
+        write_params(tmp_path, dataset, finetune={"minilm": section})
+        return layout
+
+    return write
+
+
+@pytest.mark.usefixtures("tokenizer")
+def test_stage_writes_the_same_bytes_in_every_process(place):
+    here, there = place(), place(dataset="other")
+    stage.main(dataset="demo", backbone="minilm")
+    command = [sys.executable, "-m", "stages.transformer.tokens", "--dataset", "other"]
     environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": str(ROOT)}
-    subprocess.run(command, check=True, env=environment, capture_output=True)
-    files = sorted(path.name for path in Path("here").iterdir())
+    subprocess.run(
+        [*command, "--backbone", "minilm"], check=True, env=environment, capture_output=True
+    )
+    folders = here.tokens("minilm"), there.tokens("minilm")
+    files = sorted(path.name for path in folders[0].iterdir())
     assert files == ["flat.npy", "ids.parquet", "offsets.npy", "tokens.json"]
-    for name in [f"here/{file}" for file in files] + ["here.json"]:
-        assert Path(name).read_bytes() == Path(name.replace("here", "there", 1)).read_bytes()
+    for name in files:
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
+    counts = here.token_counts("minilm"), there.token_counts("minilm")
+    assert counts[0].read_bytes() == counts[1].read_bytes()
 
 
-def test_budget_without_room_is_told_with_its_file(tokenizer, tmp_path, monkeypatch):
-    write_json({"kind": "preference", "classes": ["a", "b", "tie"]}, tmp_path / "labels.json")
-    write_table(frame(ROWS), tmp_path / "rows.parquet")
-    small = SECTION | {"encoding": {"max_tokens": 17, "prompt_tokens": 16}}
-    write_params(tmp_path, "demo", finetune={"minilm": small})
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.usefixtures("tokenizer")
+def test_budget_without_room_is_told_with_its_file(place):
+    place(encoding={"max_tokens": 17, "prompt_tokens": 16})
     where = "^params/demo.yaml: finetune.minilm.encoding.max_tokens: too small, got 17"
     with pytest.raises(InputError, match=where):
-        stage.main(
-            dataset="demo", backbone="minilm", labels=Path("labels.json"),
-            rows=Path("rows.parquet"), tokens=Path("tokens"), metrics=Path("tokens.json"),
-        )  # fmt: skip
+        stage.main(dataset="demo", backbone="minilm")
 
 
-def test_no_fold_needs_no_tokens_and_no_tokenizer(tmp_path, monkeypatch):
-    write_json({"kind": "preference", "classes": ["a", "b", "tie"]}, tmp_path / "labels.json")
-    write_table(frame(ROWS), tmp_path / "rows.parquet")
-    write_params(tmp_path, "demo", finetune={"minilm": SECTION | {"folds": []}})
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.parametrize("is_null", [False, True], ids=["empty", "null"])
+def test_no_fold_needs_no_tokens_and_no_tokenizer(place, monkeypatch, is_null):
+    layout = place(None) if is_null else place(folds=[])
     monkeypatch.setattr(stage, "load_tokenizer", lambda _: pytest.fail("a tokenizer is loaded"))
-    stage.main(
-        dataset="demo", backbone="minilm", labels=Path("labels.json"), rows=Path("rows.parquet"),
-        tokens=Path("tokens"), metrics=Path("tokens.json"),
-    )  # fmt: skip
-    assert read_tokens(Path("tokens"), pd.Series([], dtype=str)).lengths().shape == (0, 2)
-    assert set(json.loads(Path("tokens.json").read_text()).values()) == {0}
+    stage.main(dataset="demo", backbone="minilm")
+    tokens = read_tokens(layout.tokens("minilm"), pd.Series([], dtype=str))
+    assert tokens.lengths().shape == (0, 2)
+    assert set(json.loads(layout.token_counts("minilm").read_text()).values()) == {0}
 
 
 def test_stage_writes_what_a_row_alone_gives(tokenizer, tmp_path):

@@ -4,8 +4,8 @@ import pytest
 
 from stages.core.errors import InputError
 from stages.core.folds import AUGMENTED, NO_FOLD, TEST, TRAIN, Folds
+from stages.core.stopping import StoppingParams
 from stages.core.tasks import SingleLabel
-from stages.transformer.network.params import StoppingParams
 from stages.transformer.training.checkpoint import Finished
 from stages.transformer.training.progress import ROW
 from stages.transformer.training.units import curves, gather, hold_out, units

@@ -81,9 +81,9 @@ class ClassLabel(Params):
     kind: Literal["classes"]
     column: str
     classes: Annotated[tuple[str, ...], Field(min_length=2)] | str
-    numbers_from: Annotated[int, Field(ge=0)] | None
-    separator: Annotated[str, Field(min_length=1)] | None
-    several: Literal["refuse", "leave_out", "share", "all"]
+    numbers_from: Annotated[int, Field(ge=0)] | None = None
+    separator: Annotated[str, Field(min_length=1)] | None = None
+    several: Literal["refuse", "leave_out", "share", "all"] = "refuse"
 
     @field_validator("classes")
     @classmethod
@@ -177,11 +177,11 @@ class TextReader(Reader):
     """The files of the raw folder, and what their columns mean."""
 
     format: Literal["text"]
-    dev: str | None
-    quoted: bool
-    header: Header | None
+    dev: str | None = None
+    quoted: bool = True
+    header: Header | None = None
     columns: TextColumns
-    longest: Annotated[int, Field(ge=1)]
+    longest: Annotated[int, Field(ge=1)] = 1_000_000
     label: Annotated[ClassLabel | ProbabilityLabel, Field(discriminator="kind")]
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -18,14 +19,16 @@ from safetensors.numpy import load_file, save_file
 
 from stages.core.errors import InputError
 from stages.core.folds import Folds, Indices
+from stages.core.matrices import Floats, n_bytes
 from stages.core.params import Params, check_params
 from stages.core.seeds import by_number
 from stages.core.tables import atomic, read_json
-from stages.core.tasks import Floats, Task, n_bytes
+from stages.core.tasks import Task
 from stages.models.fitting.design import Encoder, FeatureSets, SourceParams
+from stages.models.fitting.model import Model, Runs
 from stages.models.fitting.sample import Balance, make_sample
 from stages.models.fitting.search import ModelParams
-from stages.models.fitting.seeds import Fit, Load, Model, load_seeds
+from stages.models.fitting.seeds import Fit, Fitted, load_seeds
 from stages.runtime import parallel
 
 WORTH_PROCESSES = 2000  # rows: two processes take as long to start as the folds of fewer
@@ -37,7 +40,7 @@ class FoldFit:
     """One fold: encoder, model, the rows that it predicts, and their probabilities."""
 
     encoder: Encoder
-    model: Model
+    model: Fitted
     rows: Indices
     probabilities: Floats
     swapped: Floats
@@ -97,11 +100,11 @@ def crossfit(
     *,
     balance: Balance,
     seed: int,
-    spread: bool = False,
+    runs: Runs = "threads",
 ) -> CrossFit:
     """Fit a model a fold, as `crossfits` does, and predict all rows."""
     recipe = Recipe(sources, fit, balance, seed)
-    (fitted,) = crossfits(task, folds, sets, [recipe], spread=spread)
+    (fitted,) = crossfits(task, folds, sets, [recipe], runs=runs)
     return fitted
 
 
@@ -111,15 +114,13 @@ def crossfits(
     sets: FeatureSets,
     recipes: Iterable[Recipe],
     *,
-    spread: bool = False,
-    processes: bool = False,
+    runs: Runs = "threads",
 ) -> Iterator[CrossFit]:
     """Cross-fit the recipes, in their order, their folds side by side as far as memory allows.
 
-    One after the other where each fit is `spread` over the cluster itself. In `processes` where
-    threads would wait for each other, and the rows are many enough to be worth their start.
+    Processes are started only where the rows are many enough to be worth it.
     """
-    processes = processes and len(folds.ids) >= WORTH_PROCESSES
+    processes = runs == "processes" and len(folds.ids) >= WORTH_PROCESSES
 
     def one(job: tuple[Recipe, int]) -> FoldFit:
         recipe, fold = job
@@ -147,7 +148,7 @@ def crossfits(
     jobs = ((recipe, fold) for recipe in recipes for fold in folds.numbers)
     found = (
         (one(job) for job in jobs)
-        if spread
+        if runs == "spread"
         else parallel.stream(one, jobs, processes=processes, at_once=at_once(sets))
     )
     with closing(found):
@@ -172,7 +173,7 @@ class FoldModels:
     """Stored models and encoders, one a fold, to predict rows that none of them saw."""
 
     task: Task
-    models: Sequence[tuple[Encoder, Model]]
+    models: Sequence[tuple[Encoder, Fitted]]
 
     def predict(self, sets: FeatureSets) -> Floats:
         """Probabilities `(n_rows, n_classes)` of all rows of `sets`: the mean over the folds."""
@@ -182,13 +183,13 @@ class FoldModels:
         return mean
 
     @classmethod
-    def load(cls, folder: Path, task: Task, kind: type[ModelParams], load: Load) -> "FoldModels":
+    def load(cls, folder: Path, task: Task, model: Model[Any]) -> "FoldModels":
         """Read what `CrossFit.save` wrote.
 
         Raises:
             InputError: The folder is damaged.
         """
-        params = stored_params(folder, kind)
+        params = stored_params(folder, model.params)
         suffix = ".encoder.safetensors"
         encoders = sorted(folder.glob(f"*{suffix}"), key=by_number)
         if not encoders:
@@ -197,7 +198,7 @@ class FoldModels:
             models = [
                 (
                     Encoder(task, params.sources(), load_file(path)),
-                    load_seeds(path.with_name(path.name.removesuffix(suffix)), task, params, load),
+                    load_seeds(folder / path.name.removesuffix(suffix), task, params, model.load),
                 )
                 for path in encoders
             ]
@@ -224,7 +225,9 @@ def n_rows(sets: FeatureSets) -> int:
     return int(next(iter(blocks.values())).X.shape[0])
 
 
-def predict(task: Task, encoder: Encoder, model: Model, sets: FeatureSets, rows: Indices) -> Floats:
+def predict(
+    task: Task, encoder: Encoder, model: Fitted, sets: FeatureSets, rows: Indices
+) -> Floats:
     """Probabilities `(len(rows), n_classes)`: the mean over both orders of a symmetric task."""
     design = encoder(sets, rows)
     straight = model.predict(design.X)

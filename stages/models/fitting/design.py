@@ -10,9 +10,10 @@ from pydantic import Field
 from scipy import sparse
 
 from stages.core.folds import Indices
+from stages.core.idf import fit_idf, weigh
+from stages.core.matrices import Block, Design, Floats, Matrix, grow
 from stages.core.params import Params
-from stages.core.tasks import Block, Design, Floats, Matrix, Part, Task, grow
-from stages.features.idf import fit_idf, weigh
+from stages.core.tasks import Part, Task
 
 FeatureSets = Mapping[str, Mapping[str, Block]]  # feature set -> text column -> block
 
@@ -23,14 +24,25 @@ LARGEST = 3.0  # standard deviations; what lies further out is pulled in (docs/l
 class SourceParams(Params):
     """How a model takes a feature set: parts of the pair (or `text`), scaling, a factor for all.
 
+    Null `parts` are the usual ones of the task: the difference of a pair, or the text.
     `standard` scales a column to variance 1 on the training rows (and moves it to mean 0 where it
     is dense and even: the mean of an odd column is 0 by symmetry). Under an L2 penalty a larger
     `weight` means that the set is penalised less.
     """
 
-    parts: Annotated[tuple[Part, ...], Field(min_length=1)]
-    scale: Literal["none", "standard"]
-    weight: Annotated[float, Field(gt=0)]
+    parts: Annotated[tuple[Part, ...], Field(min_length=1)] | None = None
+    scale: Literal["none", "standard"] = "none"
+    weight: Annotated[float, Field(gt=0)] = 1.0
+
+    def parts_of(self, task: Task) -> tuple[Part, ...]:
+        """The parts to build for a task."""
+        return task.usual_parts if self.parts is None else self.parts
+
+
+class ScaledSource(SourceParams):
+    """A feature set that is scaled unless the params say otherwise."""
+
+    scale: Literal["none", "standard"] = "standard"
 
 
 @dataclass(frozen=True)
@@ -94,12 +106,12 @@ def _design(
     rows: Indices,
     idf: Floats | None,
 ) -> Design:
-    taken = {}
-    for key in task.keys(source.parts):
+    taken, parts = {}, source.parts_of(task)
+    for key in task.keys(parts):
         if key in blocks:
             block = Block(blocks[key].X[rows], blocks[key].names)
             taken[key] = block if idf is None else Block(weigh(block, idf), block.names)
-    return task.design(taken, source.parts)
+    return task.design(taken, parts)
 
 
 def _moments(design: Design) -> tuple[Floats, Floats]:

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.core.folds import Indices, parts_of_groups
-from stages.core.tasks import Design, Floats, Matrix, Task, vstack
+from stages.core.matrices import Design, Floats, Matrix, vstack
+from stages.core.tasks import Task
 
 Balance: TypeAlias = Literal["none", "weights", "oversampling"]
 

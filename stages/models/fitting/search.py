@@ -22,19 +22,19 @@ from stages.models.fitting.sample import Balance
 class SearchParams(Params):
     """`trials` draws from `space`: its keys are params of the model's section, dots lead deeper."""
 
-    sampler: Literal["random", "tpe", "grid"]
+    sampler: Literal["random", "tpe", "grid"] = "random"
     trials: Annotated[int, Field(ge=1)]
-    seed: Annotated[int, Field(ge=0)]
+    seed: Annotated[int, Field(ge=0)] = 0
     space: Annotated[dict[str, Space], Field(min_length=1)]
 
 
 class ModelParams(Params):
     """What all models have; a null `embed` takes no sentence embeddings."""
 
-    embed: SourceParams | None
-    balance: Balance
-    seed: Annotated[int, Field(ge=0)]
-    search: SearchParams | None
+    embed: SourceParams | None = None
+    balance: Balance = "none"
+    seed: Annotated[int, Field(ge=0)] = 0
+    search: SearchParams | None = None
 
     def sources(self) -> dict[str, SourceParams]:
         """The feature sets that the model takes, by name."""

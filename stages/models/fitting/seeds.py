@@ -12,13 +12,14 @@ from typing import Annotated, Protocol, TypeVar
 import numpy as np
 from pydantic import Field
 
+from stages.core.matrices import Floats, Matrix
 from stages.core.seeds import nth_name, nth_seed
-from stages.core.tasks import Floats, Matrix, Task
+from stages.core.tasks import Task
 from stages.models.fitting.sample import Sample
 from stages.models.fitting.search import ModelParams
 
 
-class Model(Protocol):
+class Fitted(Protocol):
     """A fitted classifier."""
 
     def predict(self, X: Matrix) -> Floats:
@@ -28,15 +29,15 @@ class Model(Protocol):
         """Write the model as `stem` with a suffix of its format."""
 
 
-Fit = Callable[[Sample, int], Model]  # (sample, seed) -> model
-Load = Callable[[Path, Task], Model]  # (stem, task) -> what `Model.save` wrote
+Fit = Callable[[Sample, int], Fitted]  # (sample, seed) -> model
+Load = Callable[[Path, Task], Fitted]  # (stem, task) -> what `Fitted.save` wrote
 M = TypeVar("M", bound=ModelParams)
 
 
 class SeededParams(ModelParams):
     """What models that draw have: how many of them are fitted and averaged."""
 
-    seeds: Annotated[int, Field(ge=1)]
+    seeds: Annotated[int, Field(ge=1)] = 1
 
     def all_seeds(self, first: int) -> list[int]:
         """Those of the models, from that of the `first` one on."""
@@ -47,7 +48,7 @@ class SeededParams(ModelParams):
 class Mean:
     """Models whose probabilities are averaged."""
 
-    models: tuple[Model, ...]
+    models: tuple[Fitted, ...]
 
     def predict(self, X: Matrix) -> Floats:
         """Probabilities `(n_rows, n_classes)`."""
@@ -60,17 +61,17 @@ class Mean:
             model.save(_stem(stem, number))
 
 
-def with_params(fit: Callable[[Sample, M, int], Model], params: M) -> Fit:
+def with_params(fit: Callable[[Sample, M, int], Fitted], params: M) -> Fit:
     """A model's `fit` with these params."""
     return lambda sample, seed: fit(sample, params, seed)
 
 
-def mean_of(models: Sequence[Model]) -> Model:
+def mean_of(models: Sequence[Fitted]) -> Fitted:
     """One model stays as it is."""
     return Mean(tuple(models)) if len(models) > 1 else models[0]
 
 
-def load_seeds(stem: Path, task: Task, params: ModelParams, load: Load) -> Model:
+def load_seeds(stem: Path, task: Task, params: ModelParams, load: Load) -> Fitted:
     """Read what `mean_of` the models of all seeds wrote."""
     n = params.seeds if isinstance(params, SeededParams) else 1
     if n == 1:

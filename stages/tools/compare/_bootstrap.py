@@ -15,10 +15,10 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from stages.core.tasks import Floats
+from stages.core.matrices import Floats
+from stages.evaluation.judging import resampled_sums
 
 RESAMPLES = 10_000
-SEED = 0
 LEVEL = 0.95
 # Normal quantiles .975 + .8: a true difference of so many standard errors is found at 5 % in 80 %
 # of all repetitions.
@@ -26,7 +26,6 @@ DETECTABLE = 2.80
 # Below so many groups that differ there is nothing to draw from: one resample in some thousands
 # would hold none of them.
 FEWEST = 10
-BATCH = 2**20  # counts that are held at a time
 
 Verdict: TypeAlias = Literal["better", "worse", "undecided", "same"]
 
@@ -62,43 +61,33 @@ def interval(
     if n_differing < FEWEST:
         return Interval(mean, None, None, None, "undecided")
     sums = np.bincount(clusters, differences - mean).astype(float)  # of deviations: 0 in all
-    sizes = np.bincount(clusters).astype(float)
-    _, error = deviations(sums, sizes, np.ones((1, len(sums))))
-    ratios = studentised(sums, sizes, resamples)
+    columns = _columns(sums, np.bincount(clusters).astype(float))
+    error = _deviations(columns.sum(axis=0)[None], len(sums))[1][0]
+    deviations, errors = _deviations(resampled_sums(columns, resamples), len(sums))
+    ratios = np.divide(deviations, errors, out=np.zeros_like(errors), where=errors > 0)
     tail = (1 - LEVEL) / 2
     upper, lower = np.quantile(ratios, [1 - tail, tail])
-    low, high = float(mean - upper * error[0]), float(mean - lower * error[0])
+    low, high = float(mean - upper * error), float(mean - lower * error)
     verdict: Verdict = "better" if high < 0 else "worse" if low > 0 else "undecided"
-    return Interval(mean, low, high, float(DETECTABLE * error[0]), verdict)
+    return Interval(mean, low, high, float(DETECTABLE * error), verdict)
 
 
-def studentised(sums: Floats, sizes: Floats, resamples: int) -> Floats:
-    """Deviation over standard error of each resample of the groups, `(resamples,)`."""
-    rng = np.random.default_rng(SEED)
-    n = len(sums)
-    step = max(1, BATCH // n)
-    found = []
-    for start in range(0, resamples, step):
-        rows = min(step, resamples - start)
-        drawn = rng.integers(0, n, size=(rows, n), dtype=np.int32)
-        drawn += np.arange(rows, dtype=np.int32)[:, None] * n
-        counts = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n)
-        deviation, error = deviations(sums, sizes, counts.astype(float))
-        found.append(np.divide(deviation, error, out=np.zeros_like(error), where=error > 0))
-    return np.concatenate(found)
-
-
-def deviations(sums: Floats, sizes: Floats, counts: Floats) -> tuple[Floats, Floats]:
-    """Mean deviation and its cluster-robust standard error in each resample, `(n_resamples,)`.
+def _columns(sums: Floats, sizes: Floats) -> Floats:
+    """What the mean deviation of a resample and its standard error are made of, by group.
 
     Args:
         sums: Of the deviations in each group, `(n_groups,)`.
         sizes: Rows of each group, `(n_groups,)`.
-        counts: How often each group was drawn, `(n_resamples, n_groups)`.
     """
-    columns = np.column_stack([sums, sizes, sums**2, sums * sizes, sizes**2])
-    total, rows, squares, products, sizes_squared = (counts @ columns).T
+    return np.column_stack([sums, sizes, sums**2, sums * sizes, sizes**2])
+
+
+def _deviations(totals: Floats, n_groups: int) -> tuple[Floats, Floats]:
+    """Mean deviation and its cluster-robust standard error in each resample, `(n_resamples,)`.
+
+    `totals` are the sums of the columns over the drawn groups, `(n_resamples, 5)`.
+    """
+    total, rows, squares, products, sizes_squared = totals.T
     mean = total / rows
     spread = squares - 2 * mean * products + mean**2 * sizes_squared
-    n = len(sums)
-    return mean, np.sqrt(np.maximum(spread, 0) * n / (n - 1)) / rows
+    return mean, np.sqrt(np.maximum(spread, 0) * n_groups / (n_groups - 1)) / rows

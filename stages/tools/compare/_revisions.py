@@ -1,16 +1,19 @@
 """What two Git revisions, experiments or the workspace hold, and what changed between them."""
 
-import json
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import pandas as pd
 from ruamel.yaml import YAML
 
 from stages.core.errors import InputError
-from stages.runtime.tracking import flatten
+from stages.core.layout import LEADERBOARD, PARAMS, Layout
+from stages.core.tables import flatten
+from stages.evaluation.measures import COSTS
 
 CODE = ("stages", "dvc.yaml", "constraints.txt")
 
@@ -23,9 +26,9 @@ class Revision:
     commit: str | None
     fs: Any  # of fsspec: Git's, or the folder's
 
-    def files(self, folder: str) -> list[str]:
-        """All paths below a folder, in order; none where it is missing."""
-        return sorted(self.fs.find(folder))
+    def files(self, pattern: Path) -> list[str]:
+        """All paths that match a pattern (`metrics/losses/*/*.parquet`), in order."""
+        return sorted(self.fs.glob(pattern.as_posix()))
 
     def read(self, path: str) -> bytes:
         """The content of a file.
@@ -36,7 +39,7 @@ class Revision:
         try:
             content: bytes = self.fs.cat_file(path)
         except FileNotFoundError:
-            raise InputError(f"{self.label}: {path}: no such file; expected it") from None
+            raise InputError(f"{self.label}: {path}: file not found in this revision") from None
         return content
 
     def tree(self, path: str) -> dict[str, Any]:
@@ -60,13 +63,13 @@ class Changes:
     cost: dict[str, dict[str, Pair]]  # by <dataset>/<model>
 
 
-def changes(before: Revision, after: Revision, datasets: list[str], cost: str) -> Changes:
+def changes(before: Revision, after: Revision, datasets: list[str]) -> Changes:
     """What changed that can explain a difference; params and data of these datasets only."""
     return Changes(
         changed_params(before, after, datasets),
         changed_code(before, after),
         changed_data(before, after, datasets),
-        changed_cost(before, after, cost),
+        changed_cost(before, after),
     )
 
 
@@ -114,7 +117,8 @@ def _git(*words: str) -> list[str]:
 def changed_params(before: Revision, after: Revision, datasets: list[str]) -> dict[str, Pair]:
     """Values of params.yaml and of the params files of `datasets` that differ."""
     changed: dict[str, Pair] = {}
-    for path in ["params.yaml", *(f"params/{dataset}.yaml" for dataset in datasets)]:
+    for file in [PARAMS, *(Layout(dataset).params for dataset in datasets)]:
+        path = file.as_posix()
         old, new = (flatten(side.tree(path)) for side in (before, after))
         changed |= {f"{path}:{key}": pair for key, pair in differing(old, new).items()}
     return changed
@@ -122,7 +126,8 @@ def changed_params(before: Revision, after: Revision, datasets: list[str]) -> di
 
 def changed_data(before: Revision, after: Revision, datasets: list[str]) -> list[str]:
     """Rows and folds of `datasets` whose content differs, by what dvc.lock knows of them."""
-    paths = {f"data/{dataset}/{name}.parquet" for dataset in datasets for name in ("rows", "folds")}
+    layouts = map(Layout, datasets)
+    paths = {file.as_posix() for layout in layouts for file in (layout.rows, layout.folds)}
     old, new = (
         {out["path"]: out["md5"] for out in _outs(side) if out["path"] in paths}
         for side in (before, after)
@@ -135,13 +140,31 @@ def _outs(side: Revision) -> Iterator[dict[str, Any]]:
         yield from stage.get("outs", [])
 
 
-def changed_cost(before: Revision, after: Revision, folder: str) -> dict[str, dict[str, Pair]]:
-    """Figures of `<folder>/<dataset>/<model>.json` that differ, of models that both sides have."""
-    changed = {}
-    for path in sorted(set(before.files(folder)) & set(after.files(folder))):
-        old, new = (json.loads(side.read(path)) for side in (before, after))
-        changed[path.removeprefix(f"{folder}/").removesuffix(".json")] = differing(old, new)
+def changed_cost(before: Revision, after: Revision) -> dict[str, dict[str, Pair]]:
+    """Costs on the leaderboard that differ, of models that both sides have."""
+    old, new = costs(before), costs(after)
+    changed = {name: differing(old[name], new[name]) for name in sorted(old.keys() & new.keys())}
     return {name: pairs for name, pairs in changed.items() if pairs}
+
+
+def costs(side: Revision) -> dict[str, dict[str, float]]:
+    """What each model on the leaderboard takes, by <dataset>/<model>; nothing without one."""
+    path = LEADERBOARD.as_posix()
+    if not side.fs.exists(path):
+        return {}
+    names = ["dataset", "model"]
+    text = dict.fromkeys(names, str)
+    table = pd.read_csv(BytesIO(side.read(path)), dtype=text, keep_default_na=False)
+    known = [measure.key for measure in COSTS if measure.key in table]
+    return {
+        f"{line['dataset']}/{line['model']}": {key: line[key] for key in known}
+        for line in table[[*names, *known]].to_dict(orient="records")
+    }
+
+
+def name_of(path: str) -> tuple[str, str]:
+    """The dataset and the model whose file `<kind>/<dataset>/<model>.<suffix>` this is."""
+    return Path(path).parent.name, Path(path).stem
 
 
 def differing(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Pair]:

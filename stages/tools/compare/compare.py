@@ -13,7 +13,7 @@ errors). What is judged are these predictions: how they would vary with another 
 the interval does not know.
 
     python -m stages.tools.compare.compare main
-    python -m stages.tools.compare.compare main my-experiment --markdown-out comment.md --json-out compare.json
+    python -m stages.tools.compare.compare main my-experiment --markdown-out comment.md
 """
 
 from collections.abc import Iterable
@@ -26,6 +26,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from stages.core.errors import InputError
+from stages.core.layout import Layout
 from stages.core.tables import GROUP, ID, atomic, write_json
 from stages.evaluation.losses import LOSS, read_losses
 from stages.runtime.cli import run
@@ -33,10 +34,9 @@ from stages.runtime.outputs import file_faults, folder_faults
 from stages.tools.compare._bootstrap import interval
 from stages.tools.compare._plots import write_plots
 from stages.tools.compare._report import Comparison, Report, as_json, as_markdown, as_text
-from stages.tools.compare._revisions import Revision, changes, open_revision
+from stages.tools.compare._revisions import Revision, changes, name_of, open_revision
 
 Name: TypeAlias = tuple[str, str]  # dataset and model
-LOSSES, CLASSES, COST = "metrics/losses", "metrics/classes", "metrics/cost"
 
 
 def joined_groups(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
@@ -112,7 +112,7 @@ def compare(before: Revision, after: Revision) -> Report:
         after.label,
         [comparison for comparison in found.values() if comparison],
         {why: ["/".join(name) for name in names] for why, names in left_out.items()},
-        changes(before, after, datasets, COST),
+        changes(before, after, datasets),
     )
 
 
@@ -122,24 +122,23 @@ def read_all(revision: Revision) -> dict[Name, pd.DataFrame]:
     Raises:
         InputError: There are none.
     """
+    losses = Layout("*").losses("*")
     tables = {
-        (Path(path).parent.name, Path(path).stem): read_losses(
-            revision.read(path), f"{revision.label}: {path}"
-        )
-        for path in revision.files(LOSSES)
+        name_of(path): read_losses(revision.read(path), f"{revision.label}: {path}")
+        for path in revision.files(losses)
     }
     found = {name: table for name, table in tables.items() if len(table)}
     if not found:
         raise InputError(
-            f"{revision.label}: got no losses in {LOSSES}; expected those that `dvc repro` writes "
-            "and Git keeps (revisions of before there were any cannot be compared)"
+            f"{revision.label}: got no losses in {losses.parents[1]}; expected those that `dvc "
+            "repro` writes and Git keeps (revisions of before there were any cannot be compared)"
         )
     return found
 
 
 def label_faults(before: Revision, after: Revision, dataset: str, model: str) -> list[str]:
     """What is wrong if the sides do not predict the same classes."""
-    path = f"{CLASSES}/{dataset}/{model}.csv"
+    path = Layout(dataset).classes(model).as_posix()
     old, new = (
         pd.read_csv(BytesIO(revision.read(path)), dtype=str, keep_default_na=False)["class"]
         .unique()

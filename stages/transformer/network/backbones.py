@@ -1,7 +1,7 @@
-"""Pretrained networks and their tokenizers: found, checked and loaded, never by running their code.
+"""Find, check and load pretrained networks and their tokenizers, without running their code.
 
-Weights come as safetensors from a Python package (`minilm`, `mpnet`: no hub needed), from a pinned
-revision on the Hugging Face hub, or from a local folder.
+Weights are safetensors from a Python package (`minilm` and `mpnet`, which need no hub), from a
+pinned revision on the Hugging Face hub, or from a local folder.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-# what the families call their dropouts; those without the first (Llama, Gemma, Qwen) have none
+# names of the dropout rates in the configs; families without a hidden one (Llama, Gemma, Qwen) have
+# no such dropout
 HIDDEN_DROPOUTS = (
     "hidden_dropout_prob", "dropout", "dropout_rate", "resid_pdrop", "embd_pdrop",
     "embedding_dropout", "mlp_dropout",
@@ -41,8 +42,8 @@ def locate(params: BackboneParams) -> Source:
     """Where the files of the backbone are.
 
     Raises:
-        InputError: A folder without a model, a hub id without a revision, or files of a package
-            that are not the published ones.
+        InputError: A folder has no model, a hub id has no revision, or the files of a package are
+            not the published ones.
     """
     if params.name in PACKAGED:
         network = PACKAGED[params.name]
@@ -70,10 +71,10 @@ def load_tokenizer(params: BackboneParams) -> PreTrainedTokenizerFast:
 
 
 def read_tokenizer(source: Source) -> PreTrainedTokenizerFast:
-    """The fast tokenizer there; it has a pad token, and never warns of long texts.
+    """The fast tokenizer of a source, with a pad token and without warnings about long texts.
 
-    Where the family has no pad token, the end token or the unknown one stands in: the mask hides
-    padding, and a new token would need a row more in the embeddings.
+    If the family has no pad token, the end token or the unknown token is used: the mask hides
+    padding anyway, and a new token would need one more row in the embeddings.
 
     Raises:
         InputError: It cannot be loaded, or has no fast version.
@@ -81,7 +82,7 @@ def read_tokenizer(source: Source) -> PreTrainedTokenizerFast:
     from transformers import AutoTokenizer
 
     if source.revision is None and not (Path(source.path) / "tokenizer.json").is_file():
-        # transformers would make an empty tokenizer, to which all is unknown
+        # transformers would make an empty tokenizer, which knows no token
         raise InputError(f"{source.path}: no tokenizer there; expected tokenizer.json")
     with _loading(source):
         tokenizer: Any = AutoTokenizer.from_pretrained(
@@ -108,18 +109,19 @@ def load_backbone(
     dtype: torch.dtype,
     bits: Literal[4, 8] | None = None,
 ) -> PreTrainedModel:
-    """The network without any head, in training mode, weights in `dtype`, on `device`.
+    """The network without any head, in training mode, with weights in `dtype` on `device`.
 
-    Of an encoder-decoder (T5) the encoder. A pooler is dropped: pooling is the classifier's own.
+    Of an encoder-decoder (T5) only the encoder is loaded. A pooler is dropped, since the classifier
+    has its own pooling.
 
     Args:
         params: Name, revision, dropouts and attention.
         device: Where the weights go.
-        dtype: Of the weights that are not quantised.
+        dtype: Of all weights that are not quantised.
         bits: Quantise the weights of the linear layers (bitsandbytes, CUDA only).
 
     Raises:
-        InputError: It cannot be loaded, lacks weights, or cannot run in this way on this machine.
+        InputError: It cannot be loaded, lacks weights, or cannot run like this on this machine.
     """
     from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
 
@@ -131,7 +133,7 @@ def load_backbone(
         )
         _set_dropouts(config, params)
         config.use_cache = False
-        half = (config.architectures or [""])[0].endswith("EncoderModel")  # T5's, saved alone
+        half = (config.architectures or [""])[0].endswith("EncoderModel")  # T5's, saved by itself
         kind = AutoModelForTextEncoding if config.is_encoder_decoder or half else AutoModel
         model, report = kind.from_pretrained(
             source.path,
@@ -160,9 +162,9 @@ def load_backbone(
 def autocast_dtype(
     precision: Literal["auto", "fp32", "bf16"], device: torch.device
 ) -> torch.dtype | None:
-    """Type of the matrix products under autocast; None for full precision.
+    """The type of matrix products under autocast; None for full precision.
 
-    `auto` is bfloat16 on CUDA devices and CPUs that have it in hardware, else full precision.
+    `auto` is bfloat16 on CUDA devices and CPUs that support it in hardware, else full precision.
     """
     import torch
 
@@ -177,17 +179,17 @@ def autocast_dtype(
 
 
 def check_positions(backbone: Any, max_tokens: int, param: str) -> None:
-    """That learned positions, where the backbone has them, last for the longest sequence.
+    """Check that a backbone with learned positions has enough for the longest sequence.
 
     Raises:
-        InputError: They do not; it names the `param`.
+        InputError: It does not; the message names `param`.
     """
     from torch.nn import Embedding
 
     for name, module in backbone.named_modules():
         named = name.endswith(("position_embeddings", "wpe"))
         if named and isinstance(module, Embedding):
-            padding = module.padding_idx  # RoBERTa's positions start behind that of padding
+            padding = module.padding_idx  # RoBERTa's positions start after that of padding
             longest = module.num_embeddings - (0 if padding is None else padding + 1)
             if max_tokens > longest:
                 raise InputError(
@@ -206,11 +208,11 @@ def _cpu_has_bf16() -> bool:
 def _attention(
     params: BackboneParams, config: Any, device: torch.device, dtype: torch.dtype
 ) -> str | None:
-    """The attention to ask for; None leaves it to transformers: SDPA where the family has it.
+    """The attention to ask for; None leaves the choice to transformers, which prefers SDPA.
 
-    SDPA has no soft cap on the attention scores (Gemma-2). Releases of transformers differ in
-    whether they refuse it or drop the cap in silence. Flex attention has the cap, but autocast
-    does not reach it: with float32 weights, rotated queries and keys differ in type from values.
+    SDPA cannot cap the attention scores softly, as Gemma-2 does: some releases of transformers
+    refuse it there, others drop the cap silently. Flex attention has the cap but ignores autocast:
+    with float32 weights, rotated queries and keys would differ in type from the values.
     """
     import torch
 
@@ -268,7 +270,7 @@ def _quantisation(
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No bars and reports from transformers."""
+    """Silence the progress bars and reports of transformers."""
     from transformers import utils
 
     logging: Any = utils.logging
@@ -285,7 +287,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def _loading(source: Source) -> Iterator[None]:
-    """What goes wrong inside says what to do."""
+    """Turn an error while loading into one that says what to do."""
     try:
         with quiet():
             yield

@@ -1,8 +1,8 @@
-"""Batches of sequences of like length, within a budget of padded tokens.
+"""Batches of sequences of similar length, within a budget of padded tokens.
 
-What a batch costs is its number of sequences times its longest one. Sorting rows by length within
-pools of many batches leaves little padding and keeps the batches random; the optimiser's step
-always has `batch_size` rows, and only its memory is cut into micro-batches.
+The cost of a batch is its number of sequences times the length of the longest one. Sorting rows by
+length within pools of many batches leaves little padding and keeps the batches random. An optimiser
+step always has `batch_size` rows; to save memory it is computed in micro-batches.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-POOL = 50  # batches whose rows are sorted together
+POOL = 50  # batches per pool, whose rows are sorted by length
 
 Indices: TypeAlias = npt.NDArray[np.intp]
 Lengths: TypeAlias = npt.NDArray[np.integer[Any]]
@@ -22,8 +22,8 @@ Micro: TypeAlias = npt.NDArray[np.intp]  # (n_sequences, 2): row and order
 class OptimizerStep:
     """The rows of one optimiser step `(n_rows,)`, and its micro-batches for each process.
 
-    `micro[process]` are arrays `(n_sequences, 2)` of (row, order), the same number of them for each
-    process; the last ones may be empty. All orders of a row belong to one process.
+    `micro[process]` holds arrays `(n_sequences, 2)` of (row, order). Each process has the same
+    number of them, so the last ones may be empty. All orders of a row go to the same process.
     """
 
     rows: Indices
@@ -31,12 +31,12 @@ class OptimizerStep:
 
 
 def inference_batches(lengths: Lengths, tokens_per_batch: int) -> list[Indices]:
-    """Batches of sequences, the longest first: who runs out of memory does so at once.
+    """Batches of sequences, the longest first, so that too little memory shows at once.
 
     Args:
         lengths: Of the sequences, `(n_sequences,)`.
-        tokens_per_batch: At most so many padded tokens in a batch; a longer sequence is a batch
-            by itself.
+        tokens_per_batch: The most padded tokens in a batch; a longer sequence is a batch of its
+            own.
     """
     order = np.argsort(-lengths, kind="stable")
     batches, start = [], 0
@@ -54,17 +54,17 @@ def epoch_plan(
     n_processes: int,
     generator: np.random.Generator,
 ) -> list[OptimizerStep]:
-    """The optimiser steps of an epoch: each row once, in random batches of rows of like length.
+    """The optimiser steps of an epoch: each row once, in random batches of rows of similar length.
 
     Every process makes the whole plan, from a generator in the same state, and takes its part.
 
     Args:
         lengths: Of the sequences, `(n_rows, n_orders)`.
-        batch_size: Rows of an optimiser step, over all processes; the last may have fewer.
-        tokens_per_batch: At most so many padded tokens in a micro-batch; a longer sequence is one
-            by itself.
-        n_processes: That share the work.
-        generator: What shuffles.
+        batch_size: Rows per optimiser step, over all processes; the last step may have fewer.
+        tokens_per_batch: The most padded tokens in a micro-batch; a longer sequence is one of its
+            own.
+        n_processes: The number of processes that share the work.
+        generator: Shuffles the rows and the batches.
     """
     longest = lengths.max(axis=1, initial=0)
     shuffled = generator.permutation(len(lengths))
@@ -82,7 +82,7 @@ def epoch_plan(
 def _step(
     rows: Indices, lengths: Lengths, tokens_per_batch: int, n_processes: int
 ) -> OptimizerStep:
-    """Deal `rows`, longest first, to the processes in turn, and cut the share of each."""
+    """Deal `rows`, longest first, to the processes in turn, and cut each share."""
     shares = [
         _micro_batches(rows[process::n_processes], lengths, tokens_per_batch)
         for process in range(n_processes)

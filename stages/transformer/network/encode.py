@@ -1,13 +1,15 @@
 """From the texts of a row to the token ids that a backbone reads, within a budget.
 
-A text stands between the start and the end token. A pair is one sequence: prompt, one answer, the
-other; the order 1 of a row is the order 0 of the row with A and B exchanged, token for token. A
-backbone that knows a separator gets it (`[CLS] prompt [SEP] a [SEP] b [SEP]`); others (decoders,
-T5) get plain tags, which served the 3rd place of the LMSYS competition better than new tokens.
+A single text is put between the start and the end token. A pair becomes one sequence: the prompt,
+one answer, then the other. Order 1 of a row equals order 0 of the row with A and B exchanged, token
+for token. Backbones with a separator token get `[CLS] prompt [SEP] a [SEP] b [SEP]`. The others
+(decoders, T5) get plain-text tags, which worked better than new tokens for the 3rd place of the
+LMSYS competition.
 
-Where a sequence is too long, its oldest rounds (prompt and both answers of a turn) are dropped
-whole, down to the last one; then the prompt is cut, to `prompt_tokens` if need be; then the longer
-answer, until both are of the same length or all fits. The starts stay.
+If a sequence is too long, whole rounds (the prompt and both answers of a turn) are dropped, oldest
+first, until it fits or one round is left. Then the prompt is cut, but not below `prompt_tokens`,
+and then the longer answer, until everything fits or both answers have the same length; after that
+both are cut alike. Texts keep their beginning.
 """
 
 from __future__ import annotations
@@ -32,25 +34,25 @@ TAGS = ("Prompt:\n", "\n\nAnswer A:\n", "\n\nAnswer B:\n")
 
 
 class Cut(NamedTuple):
-    """What one row lost, in tokens, and how many of its rounds."""
+    """What was cut from a row: the number of its rounds, and tokens."""
 
     rounds: int = 0
     round_tokens: int = 0
     prompt_tokens: int = 0
-    text_tokens: int = 0  # of the answers, or of the text
+    text_tokens: int = 0  # of both answers, or of a single text
 
 
 @dataclass(frozen=True)
 class Template:
-    """What stands around the texts of a sequence: one piece more than there are texts."""
+    """The tokens around the texts of a sequence: one piece more than there are texts."""
 
     around: tuple[Ids, ...]
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerFast, n_texts: int) -> Template:
-        """The template for one text, or for prompt and answers (3 texts)."""
+        """The template for one text, or for three: a prompt and two answers."""
         start = _first(tokenizer.cls_token_id, tokenizer.bos_token_id)
-        # a sequence must not be empty, so the pad token ends it where there is nothing better
+        # a sequence must not be empty, so the pad token ends it if there is no better one
         end = _first(tokenizer.sep_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
         if n_texts == 1:
             return cls((start, end))
@@ -60,17 +62,17 @@ class Template:
         return cls((np.concatenate([start, prompt]), a, b, end))
 
     def __len__(self) -> int:
-        """The number of its tokens."""
+        """The number of tokens in the template itself."""
         return sum(map(len, self.around))
 
     def fill(self, *texts: Ids) -> Ids:
-        """The sequence with `texts` in their places."""
+        """The sequence with `texts` filled in."""
         pieces = [piece for pair in zip(self.around, texts, strict=False) for piece in pair]
         return np.concatenate([*pieces, self.around[-1]])
 
 
 def check_budget(encoding: EncodingParams, template: Template, *, is_pair: bool) -> None:
-    """Whether the params fit the task, and leave room for the texts.
+    """Check that the params fit the task and leave room for the texts.
 
     Raises:
         InputError: They do not.
@@ -89,7 +91,7 @@ def check_budget(encoding: EncodingParams, template: Template, *, is_pair: bool)
 
 
 def encode_text(template: Template, text: Ids, max_tokens: int) -> tuple[Ids, Cut]:
-    """The sequence of a text, and what it lost."""
+    """The sequence of a text, and what was cut from it."""
     kept = text[: max_tokens - len(template)]
     return template.fill(kept), Cut(text_tokens=len(text) - len(kept))
 
@@ -97,13 +99,13 @@ def encode_text(template: Template, text: Ids, max_tokens: int) -> tuple[Ids, Cu
 def encode_pair(
     template: Template, rounds: Sequence[tuple[Ids, Ids, Ids]], max_tokens: int, prompt_tokens: int
 ) -> tuple[tuple[Ids, Ids], Cut]:
-    """The sequences of both orders of a pair, and what each of them lost.
+    """The sequences of both orders of a pair, and what was cut from each of them.
 
     Args:
         template: Of three texts.
         rounds: Tokens of prompt, answer A and answer B of each turn, oldest first.
-        max_tokens: Of a sequence, the template included.
-        prompt_tokens: What the prompt gets at least, where it is as long.
+        max_tokens: The length of the longest sequence, template included.
+        prompt_tokens: A prompt that is cut keeps at least this many tokens.
     """
     budget = max_tokens - len(template)
     sizes = [sum(map(len, texts)) for texts in rounds]
@@ -126,9 +128,9 @@ def encode_pair(
 
 
 def shares(prompt: int, a: int, b: int, budget: int, prompt_tokens: int) -> tuple[int, int, int]:
-    """How many tokens of prompt, A and B stay: together at most `budget`.
+    """How many tokens of the prompt, A and B are kept, together at most `budget`.
 
-    A and B are treated alike: where both are cut, neither gets the odd token that may be left.
+    A and B are treated alike: if both are cut and one token is left over, neither gets it.
     """
     prompt = min(prompt, max(prompt_tokens, budget - a - b))
     rest = budget - prompt
@@ -139,10 +141,10 @@ def shares(prompt: int, a: int, b: int, budget: int, prompt_tokens: int) -> tupl
 
 
 def tokenise(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str | None]) -> list[Ids]:
-    """Token ids of each text by itself, without special tokens; none of a missing text.
+    """Token ids of each text on its own, without special tokens; a missing text has none.
 
-    Special tokens that stand in a text are text: a writer must not forge a separator. A lone
-    surrogate, which no tokenizer takes, becomes a question mark.
+    Special tokens in a text are read as plain text, so that nobody can forge a separator. Lone
+    surrogates, which tokenizers refuse, become question marks.
     """
     if not texts:
         return []
@@ -153,7 +155,7 @@ def tokenise(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str | None]) ->
         split_special_tokens=True,
         return_attention_mask=False,
         return_token_type_ids=False,
-        verbose=False,  # no warning that a text is longer than the model takes: it will be cut
+        verbose=False,  # no warning that a text is too long for the model: it will be cut
     )["input_ids"]
     return [np.asarray(ids, np.int32) for ids in found]
 
@@ -161,7 +163,7 @@ def tokenise(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str | None]) ->
 def tokenise_rounds(
     tokenizer: PreTrainedTokenizerFast, rows: Sequence[tuple[Turns, Turns, Turns]]
 ) -> list[list[tuple[Ids, Ids, Ids]]]:
-    """Token ids of prompt, A and B of each turn of each row; a turn that a text lacks is empty.
+    """Token ids of prompt, A and B for each turn of each row; missing turns are empty.
 
     Turns are joined by a newline, which belongs to the turn before it.
     """
@@ -182,16 +184,16 @@ def _padded(turns: Turns, n_rounds: int) -> list[str]:
 
 
 def _first(*ids: int | None) -> Ids:
-    """The first id that there is, as an array of one; empty if there is none."""
+    """An array with the first id that is not None; empty if all are."""
     return np.array([i for i in ids if i is not None][:1], np.int32)
 
 
 def measure(
     cuts: Sequence[Cut], lengths: npt.NDArray[np.int64], *, is_pair: bool
 ) -> dict[str, float]:
-    """How long the sequences `(n_rows, n_orders)` are, and what was cut: shares and means of rows.
+    """How long the sequences are, given `lengths` `(n_rows, n_orders)`, and how much was cut.
 
-    The longest sequence in tokens, special tokens included.
+    Lengths include special tokens. Shares are shares of the rows; cut tokens are means per row.
     """
     lost = np.array(cuts, np.int64).reshape(-1, len(Cut._fields))
     n_rows = max(len(cuts), 1)

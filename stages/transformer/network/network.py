@@ -1,6 +1,6 @@
 """The classifier's network: a backbone, pooling and a linear head.
 
-The class is made on first use, since a module of this project does not import torch.
+The class is defined on first use, because modules of this project do not import torch at the top.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 Pooling = Literal["mean", "first", "last"]
 
 # A torch module with the modules `backbone` and `head`. `classifier(input_ids, attention_mask)`
-# takes token ids `(n, length)` and a mask of that shape, 0 on the padding of either side, or None
-# where no row is padded (the fused attention kernels want none). It returns scores, float32
-# `(n, n_classes)`, and enters autocast by itself.
+# takes token ids `(n, length)`, and a mask of that shape that is 0 on padding (on either side) or
+# None if no row is padded, since fused attention kernels want no mask. It returns float32 scores
+# `(n, n_classes)`, and enters autocast itself.
 Classifier: TypeAlias = Any
 
 
@@ -50,7 +50,7 @@ def network_class() -> Any:
             with torch.autocast(
                 input_ids.device.type, self.precision, enabled=self.precision is not None
             ):
-                # no token of a causal backbone sees what follows it: padding needs no mask there
+                # in a causal backbone no token sees what follows it: padding needs no mask
                 hidden = self.backbone(
                     input_ids=input_ids, attention_mask=None if self.causal else attention_mask
                 ).last_hidden_state
@@ -63,11 +63,11 @@ def network_class() -> Any:
 
 @cache
 def full_precision_sdpa() -> str:
-    """Name, for transformers, of SDPA in float32 below bf16 autocast.
+    """The name under which transformers knows SDPA that stays in float32 under bf16 autocast.
 
-    On CPUs the backward pass of the fused bf16 kernel takes as long for 16 tokens as for 512: with
-    attention alone in float32 training is 1.45 times as fast on texts of up to 128 tokens, and as
-    fast on longer ones (docs/log.md).
+    On CPUs the backward pass of the fused bf16 kernel takes as long for 16 tokens as for 512. With
+    only the attention in float32, training is 1.45 times as fast on texts of up to 128 tokens, and
+    no slower on longer ones (docs/log.md).
     """
     import torch
     from transformers import AttentionInterface, AttentionMaskInterface
@@ -97,24 +97,24 @@ def full_precision_sdpa() -> str:
 
 
 def is_causal(backbone: torch.nn.Module) -> bool:
-    """Whether every attention of the backbone looks back only."""
+    """Whether no token sees the ones after it in any attention of the backbone."""
     flags = [module.is_causal for module in backbone.modules() if hasattr(module, "is_causal")]
     return bool(flags) and all(flags)
 
 
 def align_left(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Ids and mask `(n, length)` with each row's tokens at its start, padding behind them.
+    """Ids and mask `(n, length)` with the padding moved behind the tokens of each row.
 
-    So that positions, and the attention of causal backbones, do not depend on the padding side.
+    Positions, and the attention of causal backbones, then do not depend on the padding side.
     """
     order = (mask == 0).to(ids.dtype).argsort(dim=1, stable=True)
     return ids.gather(1, order), mask.gather(1, order)
 
 
 def pool(hidden: Tensor, mask: Tensor | None, pooling: Pooling) -> Tensor:
-    """A float32 vector a sequence, `(n, size)`, from `hidden` `(n, length, size)`.
+    """One float32 vector per sequence, `(n, size)`, from `hidden` `(n, length, size)`.
 
-    Of sequences that are aligned left: the mean over the tokens, the first, or the last of them.
+    It is the mean over the tokens, or the first or last of them; padding must be on the right.
     """
     import torch
 

@@ -1,7 +1,7 @@
-"""Pretrained networks that Python packages carry, for machines that reach no model hub.
+"""Pretrained networks that come in Python packages, for machines that cannot reach a model hub.
 
-Only weights, config and tokenizer are read, and only if they are the published files; nothing of a
-package is imported.
+Only weights, config and tokenizer are read, and only if they are the published files; the packages
+themselves are never imported.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from stages.core.tables import atomic
 
 @dataclass(frozen=True)
 class Packaged:
-    """A network on the hub, and the installed files that are the same.
+    """A network on the hub, and the same files in installed packages.
 
     Attributes:
-        hub: Its id there.
-        revision: Its commit there.
-        files: Files within packages (the name to install: the path in it): either one
-            `model.safetensors`, whose folder has the rest, or the parts of one zip, in order.
-        sha256: Of each file that is read.
-        install: What pip is told to install.
+        hub: Its id on the hub.
+        revision: Its commit on the hub.
+        files: Paths of files by the name of the package that has them: either one
+            `model.safetensors`, with the other files beside it, or the parts of one zip, in order.
+        sha256: Of each file that is read, by its name.
+        install: What to pass to `pip install`.
     """
 
     hub: str
@@ -38,7 +38,7 @@ class Packaged:
     install: str
 
     def installed(self) -> list[Path] | None:
-        """Where the files are; None where one of them is missing."""
+        """The paths of the files; None if one of them is missing."""
         try:
             found = [
                 Path(str(distribution(name).locate_file(file))) for name, file in self.files.items()
@@ -80,9 +80,9 @@ PACKAGED = {
 
 
 def packaged_folder(network: Packaged) -> Path | None:
-    """The folder with the published files; None where the packages are not installed.
+    """The folder with the published files; None if the packages are not installed.
 
-    The parts of a zip are unpacked once, beside what transformers downloads (`HF_HOME`).
+    The parts of a zip are unpacked once, next to what transformers downloads (`HF_HOME`).
 
     Raises:
         InputError: A file is missing, or not the published one.
@@ -102,7 +102,7 @@ def packaged_folder(network: Packaged) -> Path | None:
 
 
 def _unpack(parts: list[Path], folder: Path, network: Packaged) -> None:
-    """All of `folder` or nothing, also where several processes want it at once."""
+    """Unpack all of `folder` or nothing, even if several processes need it at once."""
     from filelock import FileLock
 
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,47 +1,49 @@
 """Sections `finetune.<backbone>`: what is tuned, on which tokens, and how."""
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, RootModel, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-from stages.core.params import Params
+from stages.core.layout import Layout
+from stages.core.params import Params, read_params, read_section
+from stages.core.stopping import StoppingParams
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
-FoldNumbers: TypeAlias = tuple[int, ...] | None
 
 
 class BackboneParams(Params):
     """Section `finetune.<backbone>.backbone`: the pretrained network.
 
-    `name` is `minilm` or `mpnet` (installed with the project; else from the hub), an id on the
-    Hugging Face hub, or a local folder (starts with `.` or `/`). A hub id needs a `revision`, a
-    commit or a tag; it is null for the others. Pooling makes one vector of the last layer's tokens.
-    Attention dropout 0 keeps the fused kernels, which are 2.6 times as fast on CPU at 512 tokens.
+    `name` is `minilm` or `mpnet` (read from an installed package, or from the hub without one), an
+    id on the Hugging Face hub, or a local folder (starts with `.` or `/`). A hub id needs a
+    `revision`, which is a commit or a tag; the others have null. `pooling` says how the token
+    vectors of the last layer become one vector. An `attention_dropout` of 0 keeps the fused
+    kernels, which are 2.6 times as fast on CPU at 512 tokens.
     """
 
     name: Annotated[str, Field(min_length=1)]
-    revision: str | None
-    pooling: Literal["mean", "first", "last"]
-    attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"]
-    dropout: Share
-    attention_dropout: Share
+    revision: str | None = None
+    pooling: Literal["mean", "first", "last"] = "mean"
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"] = "auto"
+    dropout: Share = 0.1
+    attention_dropout: Share = 0.0
 
 
 class EncodingParams(Params):
     """Section `finetune.<backbone>.encoding`: how much of a row the backbone reads.
 
-    `max_tokens` bounds a sequence, special tokens included; a pair's prompt gets at most
-    `prompt_tokens` of them where it has to be cut. `prompt_tokens` is null for tasks of one text.
+    `max_tokens` is the longest sequence, special tokens included. A prompt that has to be cut keeps
+    at least `prompt_tokens` tokens; the param is null for tasks with a single text.
     """
 
     max_tokens: Annotated[int, Field(ge=8)]
-    prompt_tokens: Count | None
+    prompt_tokens: Count | None = None
 
 
 class Step(Params):
-    """One step of staged tuning: what learns, how fast, how long.
+    """One step of staged tuning: which weights are trained, how fast and for how long.
 
     An `unfreeze` of n means the head and the last n layers. `learning_rate` is that of the
     backbone's last layer. `epochs` may be a fraction.
@@ -56,73 +58,65 @@ class Step(Params):
 class LoraParams(Params):
     """Low-rank adapters (Hu et al., 2021, https://arxiv.org/abs/2106.09685).
 
-    `rank_stabilised` scales by alpha / sqrt(rank) (https://arxiv.org/abs/2312.03732). `bits` keeps
+    `rank_stabilised` scales by alpha / sqrt(rank) (https://arxiv.org/abs/2312.03732). `bits` stores
     the frozen weights in 4 or 8 bits (QLoRA, CUDA only).
     """
 
-    rank: Count
-    alpha: Positive
-    dropout: Share
-    targets: Annotated[tuple[str, ...], Field(min_length=1)] | Literal["all-linear"]
-    rank_stabilised: bool
-    bits: Literal[4, 8] | None
-
-
-class StoppingParams(Params):
-    """Early stopping after `patience` epochs without gain on 1 / `holdout_parts` of the groups.
-
-    The holdout comes out of the fold's train rows, never out of the fold that is judged.
-    """
-
-    patience: Count
-    holdout_parts: Annotated[int, Field(ge=2)]
-
-
-class FoldsParam(RootModel[FoldNumbers]):
-    """`finetune.<backbone>.folds` by itself: null for all, empty for none."""
-
-    model_config = ConfigDict(strict=True, frozen=True)
+    rank: Count = 16
+    alpha: Positive = 32.0
+    dropout: Share = 0.05
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] | Literal["all-linear"] = "all-linear"
+    rank_stabilised: bool = False
+    bits: Literal[4, 8] | None = None
 
 
 class FinetuneParams(Params):
     """Section `finetune.<backbone>`.
 
-    One step `all` is full tuning, one step `head` tunes the head alone, several are staged tuning.
-    With `lora`, `all` means adapters and head. `batch_size` counts rows of an optimiser step: both
-    orders of a pair are in it. `tokens_per_batch` bounds memory only: a step is cut into micro-
-    batches of at most so many padded tokens. `layer_decay` multiplies the rate from each layer to
-    the one below. `warmup` is a share of a step's optimiser steps. `folds` null runs all stored
-    folds, an empty list none: the backbone is left out of this dataset. Unseen rows get the `mean`
-    over the folds run, or the prediction of a model that is `refit` on all train rows. Each is the
-    mean of `seeds` models, which differ by head, batches and dropout. `r_drop` above 0 reads each
-    sequence twice and adds so many times what dropout makes the two predictions differ: for small
-    datasets, at twice the time and memory.
-    `checkpointing` trades time for memory; `checkpoint_steps` is how often progress is saved.
+    One step `all` is full tuning, one step `head` trains the head alone, several steps are staged
+    tuning. With `lora`, `all` means the adapters and the head.
+
+    `batch_size` is the number of rows per optimiser step; a pair counts once, though both of its
+    orders are read. `tokens_per_batch` only bounds memory: a step is cut into micro-batches of at
+    most that many padded tokens. `checkpointing` saves memory at the cost of time.
+
+    From each layer to the one below, the learning rate is multiplied by `layer_decay`. `warmup` is
+    a share of the optimiser steps of each of the `steps`. An `r_drop` above 0 reads each sequence
+    twice and adds that multiple of the difference that dropout makes between the two predictions to
+    the loss; it is meant for small datasets, and doubles time and memory.
+
+    `folds` null runs all stored folds and an empty list none, which is the same as a null section.
+    With `test: mean`, unseen rows get the mean prediction of the folds that ran; with `refit`, that
+    of one more model, fitted on all train rows. Each of these models is the mean of `seeds` models,
+    which differ in their head, batches and dropout. The training of a model is saved every
+    `checkpoint_steps` optimiser steps, so that a killed run can resume; never if null.
     """
+
+    section = "finetune"  # one below it for each backbone
 
     backbone: BackboneParams
     encoding: EncodingParams
     steps: Annotated[tuple[Step, ...], Field(min_length=1)]
-    lora: LoraParams | None
-    batch_size: Count
-    tokens_per_batch: Annotated[int, Field(ge=8)]
-    schedule: Literal["linear", "cosine", "constant"]
-    warmup: Share
-    layer_decay: Annotated[float, Field(gt=0, le=1)]
-    weight_decay: Annotated[float, Field(ge=0)]
-    label_smoothing: Share
-    r_drop: Annotated[float, Field(ge=0)]
-    clip: Positive | None
-    balance: Literal["none", "weights"]
-    checkpointing: bool
-    compile: bool
-    precision: Literal["auto", "fp32", "bf16"]
-    folds: FoldNumbers
-    test: Literal["mean", "refit"]
-    checkpoint_steps: Count | None
-    stopping: StoppingParams | None
-    seed: Annotated[int, Field(ge=0)]
-    seeds: Count
+    lora: LoraParams | None = None
+    batch_size: Count = 32
+    tokens_per_batch: Annotated[int, Field(ge=8)] = 4096
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup: Share = 0.1
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    label_smoothing: Share = 0.0
+    r_drop: Annotated[float, Field(ge=0)] = 0.0
+    clip: Positive | None = 1.0
+    balance: Literal["none", "weights"] = "none"
+    checkpointing: bool = False
+    compile: bool = False
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    folds: tuple[int, ...] | None = None
+    test: Literal["mean", "refit"] = "mean"
+    checkpoint_steps: Count | None = 200
+    stopping: StoppingParams | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    seeds: Count = 1
 
     @field_validator("r_drop")
     @classmethod
@@ -131,3 +125,15 @@ class FinetuneParams(Params):
         if value and backbone and not (backbone.dropout or backbone.attention_dropout):
             raise ValueError("expected 0, or a backbone with dropout")
         return value
+
+
+def read_finetune(layout: Layout, backbone: str) -> FinetuneParams | None:
+    """Read the section `finetune.<backbone>`; None if it is null, as for an unused backbone.
+
+    Raises:
+        InputError: As `read_params`.
+    """
+    section = f"finetune.{backbone}"
+    if read_section(layout.params, section) is None:
+        return None
+    return read_params(FinetuneParams, layout, section)

@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from stages.core.errors import InputError
 from stages.core.folds import Indices
-from stages.core.tasks import Floats, Task
+from stages.core.matrices import Floats
+from stages.core.tasks import Task
 from stages.transformer.network.batches import inference_batches
 from stages.transformer.network.params import FinetuneParams
 from stages.transformer.network.tokens import Tokens
@@ -30,7 +31,7 @@ BUCKET = 2**25  # numbers that are summed over the processes at a time
 
 @dataclass(frozen=True)
 class Data:
-    """All rows of a data set, in one order: tokens, and targets `(n_rows, n_classes)`."""
+    """All rows of a dataset, in one order: their tokens, and targets `(n_rows, n_classes)`."""
 
     task: Task
     tokens: Tokens
@@ -56,7 +57,7 @@ def score(
 
 
 def to_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
-    """The array as a tensor there; a GPU goes on computing meanwhile."""
+    """Copy the array to the device; a GPU keeps computing meanwhile."""
     import torch
 
     tensor = torch.from_numpy(np.ascontiguousarray(array))
@@ -66,8 +67,8 @@ def to_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
 def sum_over_processes(tensors: Iterable[Tensor], accelerator: Accelerator) -> None:
     """Replace each tensor by its sum over the processes.
 
-    Plain sums once an optimiser step, and not DistributedDataParallel, so that each process may
-    have its own number of micro-batches, and each phase its own parameters that learn.
+    One plain sum per optimiser step, rather than DistributedDataParallel, lets each process have
+    its own number of micro-batches, and each phase its own trainable parameters.
     """
     import torch
 
@@ -94,8 +95,8 @@ def predict(
 ) -> npt.NDArray[np.float32]:
     """Scores `(len(rows), n_orders, n_classes)`; the processes share the work.
 
-    What stands together in a batch, which the last bits depend on, depends on the set of sequences
-    alone, never on the order of the rows or of a pair.
+    The last bits of a score depend on the other sequences of its batch. Batches therefore depend
+    only on the set of sequences, never on the order of the rows or of the answers in a pair.
     """
     import torch
 
@@ -116,9 +117,9 @@ def predict(
 
 
 def distinct_sequences(tokens: Tokens, rows: Indices) -> tuple[npt.NDArray[np.intp], Indices]:
-    """The sequences of `rows`, each content once: (row, order) pairs, longest first.
+    """The distinct sequences of `rows` as (row, order) pairs, longest first.
 
-    And which of them each row has, `(len(rows), n_orders)`.
+    Also returns which of them each row has, `(len(rows), n_orders)`.
     """
     first: dict[tuple[int, bytes], tuple[int, int]] = {}
     keys = []
@@ -134,9 +135,10 @@ def distinct_sequences(tokens: Tokens, rows: Indices) -> tuple[npt.NDArray[np.in
 
 
 def probabilities(task: Task, scores: npt.NDArray[np.float32]) -> tuple[Floats, Floats]:
-    """Probabilities of the rows and of the exchanged rows, `(n_rows, n_classes)` each.
+    """Probabilities `(n_rows, n_classes)` of the rows, and of the rows with A and B exchanged.
 
-    Of a symmetric task the mean over both orders of `scores` `(n_rows, n_orders, n_classes)`.
+    In a symmetric task they are the mean over both orders of `scores`
+    `(n_rows, n_orders, n_classes)`.
     """
     straight = task.link(scores[:, 0].astype(np.float64))
     if not task.symmetric:

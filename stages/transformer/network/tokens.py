@@ -1,4 +1,4 @@
-"""Token ids of all rows on disk: one flat array and where each sequence starts, joined by id."""
+"""Token ids of all rows on disk: one flat array, and where each sequence starts in it."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ Lengths = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Tokens:
-    """The sequences of rows, the `n_orders` of a row (2 for a pair, else 1) one after the other.
+    """The sequences of rows, where each row has `n_orders` in succession (2 for a pair, else 1).
 
-    `flat` is int32 `(n_tokens,)`, `offsets` int64 `(n_rows * n_orders + 1,)`; `pad_id` is what the
-    backbone's tokenizer pads with.
+    `flat` is int32 `(n_tokens,)`, `offsets` is int64 `(n_rows * n_orders + 1,)`, and `pad_id` is
+    the pad token of the backbone's tokenizer.
     """
 
     flat: npt.NDArray[np.int32]
@@ -40,23 +40,23 @@ class Tokens:
 
     @classmethod
     def of(cls, sequences: Sequence[npt.NDArray[np.int32]], n_orders: int, pad_id: int) -> Tokens:
-        """Tokens from sequences in the order of rows, then orders."""
+        """Tokens from sequences that are sorted by row, then order."""
         offsets = np.zeros(len(sequences) + 1, np.int64)
         np.cumsum([len(ids) for ids in sequences], out=offsets[1:])
         flat = np.concatenate([np.zeros(0, np.int32), *sequences])
         return cls(flat, offsets, n_orders, pad_id)
 
     def lengths(self) -> Lengths:
-        """Tokens of each sequence, `(n_rows, n_orders)`."""
+        """The number of tokens in each sequence, `(n_rows, n_orders)`."""
         return np.diff(self.offsets).reshape(-1, self.n_orders)
 
     def sequence(self, row: int, order: int) -> npt.NDArray[np.int32]:
-        """The ids of one sequence, a view."""
+        """The ids of one sequence, as a view."""
         at = row * self.n_orders + order
         return self.flat[self.offsets[at] : self.offsets[at + 1]]
 
     def rows(self, rows: npt.NDArray[Any]) -> Tokens:
-        """Tokens of these rows only, in this order, in memory."""
+        """The tokens of some rows, in the given order, in memory."""
         wanted = [self.sequence(int(row), k) for row in rows for k in range(self.n_orders)]
         return Tokens.of(wanted, self.n_orders, self.pad_id)
 
@@ -82,7 +82,7 @@ class Tokens:
 
 
 def write_tokens(folder: Path, ids: pd.Series, tokens: Tokens) -> None:
-    """Write `tokens` of the rows `ids` as a folder."""
+    """Write `tokens` as a folder; `ids` are those of their rows."""
     with atomic(folder) as temporary:
         temporary.mkdir()
         write_table(ids.to_frame(ID), temporary / "ids.parquet")
@@ -94,9 +94,9 @@ def write_tokens(folder: Path, ids: pd.Series, tokens: Tokens) -> None:
 
 
 def read_tokens(folder: Path, ids: pd.Series) -> Tokens:
-    """Read what `write_tokens` wrote, rows in the order of `ids`.
+    """Read what `write_tokens` wrote, with rows in the order of `ids`.
 
-    The ids stay on disk (memory-mapped) where the stored rows are in that order.
+    If the stored rows are already in that order, the tokens stay on disk (memory-mapped).
 
     Raises:
         InputError: The folder is incomplete, or lacks an id.

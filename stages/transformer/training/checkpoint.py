@@ -1,6 +1,6 @@
-"""What a killed run leaves, so that the next one goes on: finished models, and the one at hand.
+"""What a killed run leaves for the next one to resume: finished models, and the unfinished one.
 
-All of it stands in a scratch folder whose name is a hash of whatever the result depends on.
+All of it lies in a scratch folder whose name is a hash of everything the result depends on.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CODE = (STAGES / "transformer", STAGES / "core")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state of one training that is under way, in one file."""
+    """The state of an unfinished training, in one file."""
 
     path: Path
 
@@ -43,7 +43,7 @@ class Checkpoint:
         best: Mapping[str, Tensor] | None,
         optimizer: Mapping[str, Any],
     ) -> None:
-        """Keep this state, and no older one."""
+        """Save this state in place of an older one."""
         import torch
 
         content = {
@@ -56,7 +56,7 @@ class Checkpoint:
             torch.save(content, temporary)
 
     def read(self) -> dict[str, Any] | None:
-        """What was written last, on the CPU; None where nothing was."""
+        """Load what was written last, on the CPU; None if nothing was."""
         import torch
 
         if not self.path.exists():
@@ -67,19 +67,19 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Finished:
-    """A model that is trained, as it stands in the scratch folder.
+    """A trained model in the scratch folder.
 
-    `scores` are `(n_rows, n_orders, n_classes)`, of the rows that it was asked for.
+    `scores` are those of the rows of its unit, `(n_rows, n_orders, n_classes)`.
     """
 
     model: Path
     scores: npt.NDArray[np.float32]
     curve: Curve
-    seconds: float  # to predict
+    seconds: float  # that prediction took
 
     @classmethod
     def read(cls, folder: Path) -> Finished | None:
-        """What `finish` wrote; None where it did not get that far."""
+        """Read what `finish` wrote; None if it did not get that far."""
         if not folder.exists():
             return None
         about = read_json(folder / "about.json")
@@ -95,7 +95,7 @@ def finish(
     curve: Curve,
     seconds: float,
 ) -> None:
-    """Keep a trained model as `folder`, for `Finished.read`."""
+    """Write a trained model as `folder`, for `Finished.read`."""
     with atomic(folder) as temporary:
         temporary.mkdir()
         save(classifier, temporary / "model", params)
@@ -104,11 +104,11 @@ def finish(
 
 
 def scratch_key(params: FinetuneParams, inputs: Iterable[Path], place: str) -> str:
-    """Hash of all that the result depends on.
+    """Hash of everything that the result depends on.
 
-    Params, the bytes of the files and folders in `inputs`, the code of `stages/transformer` and
-    `stages/core`, the libraries, the number of processes and kind of device in `place`; of a local
-    backbone names, sizes and times of files.
+    That is the params, the bytes of the files and folders in `inputs`, the code of
+    `stages/transformer` and `stages/core`, the versions of the libraries, the number of processes
+    and kind of device in `place`, and the names, sizes and times of the files of a local backbone.
     """
     digest = hashlib.sha256(params.model_dump_json().encode())
     libraries = [f"{name} {version(name)}" for name in ("torch", "transformers", "peft")]

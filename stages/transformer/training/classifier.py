@@ -1,8 +1,8 @@
 """A pretrained backbone with a new linear head: build, freeze, save, load.
 
-One head for all families, encoders and decoders alike: pooled last layer, dropout, linear layer.
-torch, transformers and peft are imported inside the functions, and so is the network's class made:
-a stage that only reads this module's names loads none of them.
+All families, encoders and decoders alike, get the same head: pooled last layer, dropout, linear
+layer. torch, transformers and peft are imported inside the functions, so that importing this module
+loads none of them.
 """
 
 from __future__ import annotations
@@ -27,27 +27,28 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-BACKBONE, ADAPTER = "backbone", "adapter"  # folders below that of a saved classifier
-ADAPTER_WEIGHTS = "adapter_model.safetensors"  # these two by PEFT's names, for its own loader
+BACKBONE, ADAPTER = "backbone", "adapter"  # folders inside that of a saved classifier
+ADAPTER_WEIGHTS = "adapter_model.safetensors"  # PEFT's own names, so that it can load these two
 ADAPTER_CONFIG = "adapter_config.json"
 HEAD, ABOUT = "head.safetensors", "finetune.json"
-HEAD_STD = 0.02  # of the new head's weights: that of BERT, and of most families since
-RECOMPILATIONS = 64  # train and evaluation, with mask and without, frozen and not, by shape
+HEAD_STD = 0.02  # of the new head's weights, as in BERT and most families since
+RECOMPILATIONS = 64  # training or not, mask or not, frozen or not, and the shapes of batches
 
 
 def build(params: FinetuneParams, n_classes: int, *, device: torch.device, seed: int) -> Classifier:
     """A pretrained backbone with a fresh head, on `device`, in training mode.
 
-    Everything is trainable that ever may be. The global random generators stay as they were.
+    All weights are trainable, or with LoRA the adapters and the head. The global random generators
+    keep their state.
 
     Args:
         params: Backbone, LoRA, checkpointing, compile and precision are read.
-        n_classes: Scores a sequence.
+        n_classes: Number of scores per sequence.
         device: Where the weights go.
-        seed: Of the head's weights and the adapters'.
+        seed: Of the initial weights of the head and the adapters.
 
     Raises:
-        InputError: The backbone cannot be loaded, or cannot run in this way on this machine.
+        InputError: The backbone cannot be loaded, or cannot run like this on this machine.
     """
     backbone = _load(params, params.backbone, device, params.lora.bits if params.lora else None)
     return assemble(backbone, params, n_classes, device=device, seed=seed)
@@ -56,7 +57,7 @@ def build(params: FinetuneParams, n_classes: int, *, device: torch.device, seed:
 def assemble(
     backbone: Any, params: FinetuneParams, n_classes: int, *, device: torch.device, seed: int
 ) -> Classifier:
-    """What `build` makes, from a transformers model at hand."""
+    """Do what `build` does with a transformers model that is already loaded."""
     import torch
 
     check_positions(backbone, params.encoding.max_tokens, "encoding.max_tokens")
@@ -72,7 +73,7 @@ def assemble(
         torch.nn.init.zeros_(head.bias)
         if params.lora:
             backbone = _adapt(backbone, params.lora, autocast=precision is not None)
-    if params.checkpointing:  # transformers 5 renames it on its way
+    if params.checkpointing:  # one of the releases of transformers 5 renamed the method
         enable = getattr(plain, "activation_checkpointing_enable", None)
         (enable or plain.gradient_checkpointing_enable)({"use_reentrant": False})
     classifier = network_class()(
@@ -86,15 +87,15 @@ def assemble(
     if params.compile:
         torch._dynamo.config.recompile_limit = RECOMPILATIONS
         for layer in _stack(classifier):
-            layer.compile()  # in place: names of the weights stay
+            layer.compile()  # in place, so that the weights keep their names
     return classifier.train()
 
 
 def layers(classifier: Classifier) -> list[list[nn.Parameter]]:
     """Parameters of the backbone from bottom to top: embeddings, layer 0, ..., layer n - 1.
 
-    What stands behind the layers (a final norm) belongs to the last. With LoRA the frozen weights
-    are among them: `requires_grad` tells.
+    What comes after the layers (a final norm) belongs to the last one. With LoRA, frozen weights
+    are included; `requires_grad` tells them apart.
     """
     stack = _stack(classifier)
     place = {id(p): i for i, layer in enumerate(stack, start=1) for p in layer.parameters()}
@@ -114,9 +115,9 @@ def head_parameters(classifier: Classifier) -> list[nn.Parameter]:
 
 
 def unfreeze(classifier: Classifier, what: Literal["head", "all"] | int) -> None:
-    """Make trainable exactly: the head, and of the backbone nothing, all, or the last n layers.
+    """Make the head trainable, and nothing, all or the last n layers of the backbone.
 
-    With LoRA the adapters there, and nothing else of the backbone.
+    With LoRA, only the adapters of those layers become trainable. All other weights are frozen.
 
     Raises:
         InputError: The backbone has fewer layers.
@@ -138,11 +139,11 @@ def unfreeze(classifier: Classifier, what: Literal["head", "all"] | int) -> None
 
 
 def save(classifier: Classifier, folder: Path, params: FinetuneParams) -> None:
-    """Write the classifier as `folder`, in the same bytes for the same weights on any machine.
+    """Write the classifier as `folder`; the same weights give the same bytes on any machine.
 
-    The folder holds backbone/ (as transformers has it), or adapter/ alone with LoRA (as PEFT has
-    it), or neither where only the head was tuned; head.safetensors; and finetune.json: the params
-    and the number of classes.
+    The folder holds backbone/ (in the format of transformers), or with LoRA only adapter/ (in the
+    format of PEFT), or neither if only the head was tuned. Besides, it holds head.safetensors, and
+    finetune.json with the params and the number of classes.
     """
     from safetensors.torch import save_file
 
@@ -163,17 +164,18 @@ def save(classifier: Classifier, folder: Path, params: FinetuneParams) -> None:
 
 
 def load(folder: Path, *, device: torch.device, merge: bool = False) -> Classifier:
-    """The classifier that `save` wrote, in evaluation mode, with the same scores.
+    """Load the classifier that `save` wrote, in evaluation mode; it gives the same scores.
 
     Args:
         folder: What `save` wrote.
         device: Where the weights go.
-        merge: Add the adapters to the weights of the backbone. Weights that were quantised in
-            training are then loaded whole, as on a device without CUDA: scores differ by the
-            quantisation.
+        merge: Add the adapters to the weights of the backbone. Weights that were quantised during
+            training are then loaded unquantised, as they are without CUDA, so that scores differ
+            by the quantisation error.
 
     Raises:
-        InputError: The folder is incomplete, or the backbone below adapters or head not at hand.
+        InputError: The folder is incomplete, or the backbone that the adapters or the head belong
+            to cannot be found.
     """
     about, stored = read_json(folder / ABOUT), stored_params(folder)
     params = stored.model_copy(update={"compile": False, "checkpointing": False})
@@ -191,7 +193,7 @@ def load(folder: Path, *, device: torch.device, merge: bool = False) -> Classifi
 
 
 def load_tuned(classifier: Classifier, folder: Path, params: FinetuneParams) -> None:
-    """Give the classifier the head, and with LoRA the adapters, that `save` wrote there."""
+    """Load the head, and with LoRA the adapters, that `save` wrote into a classifier."""
     classifier.head.load_state_dict(_weights(folder / HEAD))
     if params.lora:
         _load_adapter(classifier.backbone, folder / ADAPTER)
@@ -206,7 +208,7 @@ def stored_params(folder: Path) -> FinetuneParams:
     """The params that `save` wrote.
 
     Raises:
-        InputError: They are missing, damaged, or those of other code.
+        InputError: They are missing or damaged, or were written by another version of the code.
     """
     path = folder / ABOUT
     return check_params(FinetuneParams, read_json(path).get("params"), path, "params")
@@ -219,16 +221,16 @@ def _tunes_backbone(params: FinetuneParams) -> bool:
 def _load(
     params: FinetuneParams, source: BackboneParams, device: torch.device, bits: Literal[4, 8] | None
 ) -> Any:
-    """The backbone; weights that stay frozen below adapters in half the bytes, where they can."""
+    """Load the backbone; with LoRA its frozen weights are half precision where that works."""
     import torch
 
     half = params.lora and device.type == "cuda" and autocast_dtype(params.precision, device)
-    with torch.random.fork_rng(devices=[]):  # transformers draws weights that it then drops
+    with torch.random.fork_rng(devices=[]):  # transformers draws weights that it discards
         return load_backbone(source, device=device, dtype=half or torch.float32, bits=bits)
 
 
 def _adapt(backbone: Any, lora: LoraParams, *, autocast: bool) -> Any:
-    """The backbone with adapters in its linear layers, in full precision."""
+    """Add adapters, in full precision, to the linear layers of the backbone."""
     from peft import LoraConfig, get_peft_model
     from torch.nn import Linear
     from transformers.pytorch_utils import Conv1D
@@ -242,7 +244,7 @@ def _adapt(backbone: Any, lora: LoraParams, *, autocast: bool) -> Any:
         "fan_in_fan_out": any(isinstance(m, Conv1D) for m in backbone.modules()),  # GPT-2
     }
     try:
-        with warnings.catch_warnings():  # PEFT reads a property that transformers has renamed
+        with warnings.catch_warnings():  # PEFT reads a property that transformers renamed
             warnings.simplefilter("ignore", FutureWarning)
             adapted: Any = get_peft_model(backbone, LoraConfig(**options))
     except ValueError as error:
@@ -257,8 +259,8 @@ def _adapt(backbone: Any, lora: LoraParams, *, autocast: bool) -> Any:
         ) from error
     for module in adapted.modules() if autocast else ():
         if hasattr(module, "cast_input_dtype_enabled"):
-            # autocast casts what the adapters read; PEFT's own cast to full precision would
-            # keep a copy of every input for the backward pass
+            # autocast already casts the inputs of the adapters; PEFT's own cast to full precision
+            # would keep a copy of every input for the backward pass
             module.cast_input_dtype_enabled = False
     return adapted
 
@@ -266,8 +268,8 @@ def _adapt(backbone: Any, lora: LoraParams, *, autocast: bool) -> Any:
 def _save_adapter(backbone: Any, folder: Path, params: FinetuneParams) -> None:
     """Write what `PeftModel.from_pretrained` reads.
 
-    PEFT's own way of saving asks the hub, writes the targets in the order of a set, and names the
-    folder of the backbone on this machine.
+    PEFT's own `save_pretrained` queries the hub, writes the targets in the order of a set, and
+    stores the path of the backbone on this machine.
     """
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
@@ -311,7 +313,7 @@ def _weights(path: Path) -> dict[str, Tensor]:
 
 
 def _stack(classifier: Classifier) -> nn.ModuleList:
-    """The backbone's layers: of the lists as long as it is deep, the one with most weights."""
+    """The layers of the backbone: of the module lists of that length, the one with most weights."""
     from torch.nn import ModuleList
 
     n_layers = classifier.backbone.config.num_hidden_layers

@@ -1,8 +1,8 @@
-"""Fine-tuning on a Ray cluster: the same main in many processes, by Ray Train.
+"""Fine-tuning on a Ray cluster: Ray Train runs the same main in many processes.
 
-One process for each GPU of the cluster, or, where it has none, for each node with all its CPUs.
-Folder and files are on storage that all nodes see. A process that dies ends all of them, and they
-start anew from the last checkpoint.
+There is one process for each GPU of the cluster, or, without GPUs, one for each node with all its
+CPUs. All nodes must share the storage of the working directory. If a process dies, all of them
+restart from the last checkpoint.
 """
 
 import logging
@@ -15,7 +15,7 @@ from stages.runtime import cluster, parallel
 
 log = logging.getLogger("verdict")
 
-# Variables of the process that starts the work which count in the workers too.
+# Variables of the process that starts the work that are set in the workers too.
 PASSED_ON = ("ACCELERATE_", "DVC_", "HF_", "MLFLOW_", "VERDICT_TRACKING")
 
 
@@ -23,12 +23,12 @@ def train(function: Callable[..., None], options: Mapping[str, Any], storage: Pa
     """Run `function(**options)` in each process of a torch.distributed group over the cluster.
 
     Args:
-        function: Of an importable module.
-        options: Its options.
-        storage: A folder for Ray Train's own files, seen by all nodes.
+        function: A function of a module that the workers can import.
+        options: Its keyword arguments.
+        storage: A folder for Ray Train's own files, which all nodes share.
 
     Raises:
-        InputError: The cluster cannot be used, or what `function` raised in a process.
+        InputError: The cluster cannot be used, or `function` raised it in a process.
     """
     ray = cluster.connect()
     from ray.train.torch import TorchTrainer

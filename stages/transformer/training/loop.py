@@ -1,8 +1,8 @@
 """Training of one model: phases, epochs, optimiser steps, micro-batches.
 
-A phase is one of the `steps` of the params. The gradient of an optimiser step is that of the
-weighted mean loss over its rows, both orders of a pair included, however it is cut into
-micro-batches and over processes.
+A phase is one of the `steps` of the params. An optimiser step follows the gradient of the weighted
+mean loss over its rows, with both orders of a pair, no matter how they are divided into
+micro-batches and among processes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from stages.core.folds import Indices
-from stages.core.tasks import Floats
+from stages.core.matrices import Floats
 from stages.transformer.network.batches import OptimizerStep, epoch_plan
 from stages.transformer.network.params import FinetuneParams
 from stages.transformer.network.predict import (
@@ -40,14 +40,14 @@ if TYPE_CHECKING:
 
     from stages.transformer.network.network import Classifier
 
-ROWS_PER_EPOCH = 20  # of the curve
-CHECK = 10  # optimiser steps after which losses are looked at: each look makes a GPU wait
+ROWS_PER_EPOCH = 20  # of the loss curve
+CHECK = 10  # optimiser steps between reading the losses: each time the GPU has to wait
 
 
 class Fit:
-    """The training of one model, in place, from its checkpoint on where there is one.
+    """The training of one model, in place, from its checkpoint if there is one.
 
-    With a holdout it ends with the weights of the epoch whose loss on the holdout was lowest.
+    With a holdout, the model ends up with the weights of the epoch with the lowest holdout loss.
     """
 
     def __init__(
@@ -70,15 +70,15 @@ class Fit:
         Args:
             classifier: Fresh from `build`.
             data: All rows.
-            rows: Numbers of those to train on.
-            weight: Theirs, `(len(rows),)`.
-            holdout: Numbers of the rows for early stopping; None for none.
-            params: Of the backbone.
+            rows: Indices of the rows to train on.
+            weight: Weights of those rows, `(len(rows),)`.
+            holdout: Indices of the rows for early stopping; None for no early stopping.
+            params: The section of the backbone.
             seed: Of batches and dropout.
             accelerator: Device and processes.
-            checkpoint: Where progress is kept.
-            name: What bar and messages call the model.
-            watch: Sees name and curve whenever the curve has grown.
+            checkpoint: Where progress is saved.
+            name: The model's name in the progress bar and messages.
+            watch: Called with the name and the curve whenever the curve has grown.
         """
         self.classifier, self.data, self.params, self.seed = classifier, data, params, seed
         self.rows, self.weight, self.holdout = rows, weight, holdout
@@ -90,7 +90,7 @@ class Fit:
         self.targets = np.stack(orders, axis=1).astype(np.float32)  # (n_rows, n_orders, n_classes)
         self.learned = _learned(classifier, params)
         self.steps_per_epoch = math.ceil(len(rows) / params.batch_size)
-        self.pending: list[Tensor] = []  # losses that nobody looked at yet
+        self.pending: list[Tensor] = []  # losses that were not read yet
         self.progress = Progress()
         self.best: dict[str, Tensor] | None = None
         self.optimizer_state: dict[str, Any] | None = None
@@ -102,18 +102,18 @@ class Fit:
     def run(self) -> Curve:
         """Train, and return the loss curve.
 
-        Its rows are dicts of step, epoch, phase, tokens, train_loss (the mean since the row before)
-        and holdout_loss (None but at the end of an epoch).
+        Its rows are dicts of step, epoch, phase, tokens, train_loss (the mean since the previous
+        row) and holdout_loss (None except at the end of an epoch).
 
         Raises:
-            InputError: The loss is no number any more, or diverges.
+            InputError: The loss becomes NaN or diverges.
         """
         while self.progress.phase < len(self.params.steps):
             self._tune()
         return self.progress.curve
 
     def _tune(self) -> None:
-        """Run a phase, or the rest of it."""
+        """Run a phase, or what is left of it."""
         step, progress = self.params.steps[self.progress.phase], self.progress
         n_steps = max(1, round(step.epochs * self.steps_per_epoch))
         unfreeze(self.classifier, step.unfreeze)
@@ -149,10 +149,10 @@ class Fit:
         )
 
     def _step(self, batch: OptimizerStep, optimizer: Optimizer) -> None:
-        """One optimiser step."""
+        """Make one optimiser step."""
         import torch
 
-        # a seed for each step and process: a resumed run needs no state of the generators
+        # a seed for each step and process, so that a resumed run needs no generator state
         place = (self.seed, self.progress.steps, self.accelerator.process_index)
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
         self.classifier.train()
@@ -175,7 +175,7 @@ class Fit:
     def _losses(self, rows: Indices, orders: Indices) -> tuple[Tensor, Tensor]:
         """Weighted sums of the losses of sequences, and of their disagreement under R-Drop.
 
-        `rows` are positions among `self.rows`.
+        `rows` are positions in `self.rows`.
         """
         import torch
 
@@ -194,7 +194,7 @@ class Fit:
         return (losses * weight).sum(), (disagreed * weight).sum()
 
     def _follow(self, n_steps: int, optimizer: Optimizer) -> None:
-        """What comes after an optimiser step: losses, curve, early stopping, checkpoint."""
+        """Do what follows an optimiser step: losses, curve, early stopping, checkpoint."""
         progress, stopping, every = (
             self.progress,
             self.params.stopping,
@@ -237,7 +237,7 @@ class Fit:
 
 
 def _learned(classifier: Classifier, params: FinetuneParams) -> dict[str, Tensor]:
-    """Parameters that learn in any phase, by name."""
+    """The parameters that are trained in any phase, by name."""
     names: set[str] = set()
     for step in params.steps:
         unfreeze(classifier, step.unfreeze)
@@ -246,7 +246,7 @@ def _learned(classifier: Classifier, params: FinetuneParams) -> dict[str, Tensor
 
 
 def _gradients(parameters: list[Tensor]) -> list[Tensor]:
-    """Gradients; zeros where there is none, since this process had no micro-batch."""
+    """The gradients, which are zero if this process had no micro-batch."""
     import torch
 
     for parameter in parameters:

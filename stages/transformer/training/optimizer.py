@@ -1,4 +1,4 @@
-"""Learning rates by layer and by time, and the optimiser that runs them."""
+"""Learning rates by layer and by time, and the optimiser that uses them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from stages.transformer.network.network import Classifier
 
-PEAK = "peak"  # key of a parameter group: its learning rate where the schedule is 1
+PEAK = "peak"  # key of a parameter group: its highest learning rate
 
 
 def rate(
@@ -22,7 +22,7 @@ def rate(
 ) -> float:
     """Share of the peak rate after `done` of `n_steps` optimiser steps: it rises to 1, then falls.
 
-    `warmup` is the share of the steps in which it rises. No step has rate 0.
+    It rises in a share `warmup` of the steps. No step has a rate of 0.
     """
     rising = round(warmup * n_steps)
     if done < rising:
@@ -34,10 +34,10 @@ def rate(
 
 
 def make_groups(classifier: Classifier, step: Step, params: FinetuneParams) -> list[dict[str, Any]]:
-    """Parameter groups of all that is to learn: `params`, `weight_decay` and `PEAK` rate.
+    """Groups of all trainable parameters, with the keys `params`, `weight_decay` and `PEAK`.
 
     Each layer's rate is `layer_decay` times that of the layer above. Biases and the scales of norms
-    (all that is no matrix) have no weight decay.
+    (everything that is not a matrix) have no weight decay.
     """
     bottom_up = layers(classifier)
     peaks = [
@@ -62,13 +62,13 @@ def make_groups(classifier: Classifier, step: Step, params: FinetuneParams) -> l
 
 
 def make_optimizer(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov and Hutter, 2019) in one kernel a group; `set_rates` gives the rates."""
+    """AdamW (Loshchilov and Hutter, 2019), fused; `set_rates` sets its learning rates."""
     from torch.optim import AdamW
 
     return AdamW(groups, lr=0.0, fused=True)
 
 
 def set_rates(optimizer: torch.optim.Optimizer, share: float) -> None:
-    """Give each group `share` of its peak rate."""
+    """Set the rate of each group to `share` of its peak rate."""
     for group in optimizer.param_groups:
         group["lr"] = share * group[PEAK]

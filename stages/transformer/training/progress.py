@@ -1,4 +1,4 @@
-"""How far the training of one model is: its position, its losses, its curve."""
+"""How far the training of a model has got: its position, its losses, its loss curve."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import numpy as np
 from stages.core.errors import InputError
 
 Curve: TypeAlias = list[dict[str, float | int | None]]
-ROW = ("step", "epoch", "phase", "tokens", "train_loss", "holdout_loss")  # of a curve
+ROW = ("step", "epoch", "phase", "tokens", "train_loss", "holdout_loss")  # of a loss curve
 
-KEPT = 0.9  # share of the old in the smoothed loss
-DIVERGED = 3.0  # times the loss at the start
+KEPT = 0.9  # share of the old value in the smoothed loss
+DIVERGED = 3.0  # a smoothed loss of this many times that at the start has diverged
 
 
 @dataclass
 class Progress:
-    """With weights and the state of the optimiser, all that a checkpoint holds.
+    """What a checkpoint holds, beside the weights and the state of the optimiser.
 
-    A phase is one of `params.steps`; `phase` is its number, `done` its optimiser steps so far, and
-    `steps` those of all phases. `waited` counts epochs without gain on the `best` holdout loss,
-    `losses` are those since the last row of the `curve`.
+    A phase is one of `params.steps`. `phase` is the index of the current one, `done` the number of
+    its optimiser steps so far, and `steps` that of all phases. `waited` is the number of epochs
+    since the `best` holdout loss; `losses` are those since the last row of the `curve`.
     """
 
     phase: int = 0
@@ -39,29 +39,29 @@ class Progress:
     curve: Curve = field(default_factory=list)
 
     def advance(self, tokens: int) -> None:
-        """One optimiser step more, of so many tokens."""
+        """Count one more optimiser step, with its number of tokens."""
         self.done += 1
         self.steps += 1
         self.tokens += tokens
 
     def end_phase(self) -> None:
-        """Stand at the start of the next phase."""
+        """Move to the start of the next phase."""
         self.phase, self.done, self.waited = self.phase + 1, 0, 0
 
     def take(
         self, losses: Sequence[float], ignorance: float, rates: Sequence[float], name: str
     ) -> None:
-        """Take in the losses of the last optimiser steps.
+        """Add the losses of the last optimiser steps.
 
         Args:
-            losses: One a step.
+            losses: One per step.
             ignorance: The loss of a model that knows nothing.
-            rates: Learning rates of now.
-            name: Of the model, for the message.
+            rates: The current learning rates, for the message.
+            name: The name of the model, for the message.
 
         Raises:
-            InputError: A loss is no number, or the smoothed loss is `DIVERGED` times that at the
-                start, or of ignorance if that is larger.
+            InputError: A loss is NaN, or the smoothed loss is above `DIVERGED` times the larger of
+                the loss at the start and `ignorance`.
         """
         for step, loss in enumerate(losses, start=self.steps - len(losses) + 1):
             if step == 1:
@@ -78,14 +78,14 @@ class Progress:
                 )
 
     def hold(self, loss: float) -> bool:
-        """Take in a holdout loss; whether it is the best so far."""
+        """Add a holdout loss, and return whether it is the best so far."""
         self.waited += 1
         if better := loss < self.best:
             self.best, self.waited = loss, 0
         return better
 
     def record(self, steps_per_epoch: int, holdout_loss: float | None) -> None:
-        """Add a row to the curve."""
+        """Add a row to the loss curve."""
         self.curve.append(
             {
                 "step": self.steps,

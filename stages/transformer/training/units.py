@@ -1,4 +1,4 @@
-"""The models to train, and what they make together: a fold's, and those on all rows if asked."""
+"""The models to train, one per fold and perhaps one on all rows, and their joint outputs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import pandas as pd
 
 from stages.core.errors import InputError
 from stages.core.folds import TRAIN, Folds, Indices, parts_of_groups
+from stages.core.matrices import Floats
 from stages.core.predictions import prediction_table
 from stages.core.seeds import nth_name, nth_seed
+from stages.core.stopping import StoppingParams
 from stages.core.tables import PREDICTION, SWAPPED, atomic
-from stages.core.tasks import Floats, Task
+from stages.core.tasks import Task
 from stages.transformer.network.backbones import load_tokenizer
-from stages.transformer.network.params import BackboneParams, FinetuneParams, StoppingParams
+from stages.transformer.network.params import BackboneParams, FinetuneParams
 from stages.transformer.network.predict import probabilities
 from stages.transformer.training.checkpoint import Finished
 from stages.transformer.training.progress import ROW
@@ -27,7 +29,7 @@ REFIT, TOKENIZER = "refit", "tokenizer"
 
 @dataclass(frozen=True, eq=False)
 class Unit:
-    """One model to train: on all rows but those of `fold` (None: on all), to predict `rows`."""
+    """One model: trained on all train rows but those of `fold` (None: on all), predicts `rows`."""
 
     name: str
     fold: int | None
@@ -39,7 +41,7 @@ def units(folds: Folds, params: FinetuneParams) -> list[Unit]:
     """The models to train.
 
     Raises:
-        InputError: `folds` names one that is not stored, or one twice.
+        InputError: `folds` names a fold that is not stored, or the same one twice.
     """
     numbers = folds.numbers if params.folds is None else list(params.folds)
     if not set(numbers) <= set(folds.numbers) or len(set(numbers)) < len(numbers):
@@ -69,7 +71,11 @@ def units(folds: Folds, params: FinetuneParams) -> list[Unit]:
 def hold_out(
     folds: Folds, rows: Indices, stopping: StoppingParams | None, seed: int
 ) -> tuple[Indices, Indices | None]:
-    """Rows to train on, and rows for early stopping: whole groups, without augmented copies."""
+    """Rows to train on, and rows for early stopping: whole groups, without augmented copies.
+
+    Raises:
+        InputError: There are too few groups to hold some out.
+    """
     if stopping is None:
         return rows, None
     held = parts_of_groups(folds.group[rows], stopping.holdout_parts, seed) == 0
@@ -84,7 +90,7 @@ def hold_out(
 
 
 def gather(folds: Folds, task: Task, found: Mapping[Unit, Finished]) -> tuple[pd.DataFrame, Floats]:
-    """The table of predictions, and out-of-fold losses of the rows that have any.
+    """The table of predictions, and the losses of the out-of-fold rows.
 
     Rows of folds that did not run are left out; unseen rows get the mean over the models.
     """
@@ -104,17 +110,19 @@ def gather(folds: Folds, task: Task, found: Mapping[Unit, Finished]) -> tuple[pd
     return table[seen[table.index]], task.row_losses(folds.targets[judged], total[judged])
 
 
-def write_models(folder: Path, found: Mapping[Unit, Finished], backbone: BackboneParams) -> None:
-    """A folder for each model, and one for the tokenizer of all, which new texts need."""
+def write_models(
+    folder: Path, found: Mapping[Unit, Finished], backbone: BackboneParams | None
+) -> None:
+    """Write a folder for each model, and one for their tokenizer, if there are any models."""
     with atomic(folder) as temporary:
         temporary.mkdir()
-        if found:
+        if found and backbone is not None:
             load_tokenizer(backbone).save_pretrained(temporary / TOKENIZER)
         for unit, finished in found.items():
             shutil.copytree(finished.model, temporary / unit.name)
 
 
 def curves(found: Mapping[Unit, Finished]) -> pd.DataFrame:
-    """The loss curves of all models, below each other."""
+    """The loss curves of all models, one below the other."""
     rows = [{"model": unit.name, **row} for unit, done in found.items() for row in done.curve]
     return pd.DataFrame(rows, columns=["model", *ROW])

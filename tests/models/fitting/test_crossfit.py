@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from stages.core.tasks import Block
+from stages.core.matrices import Block
 from stages.models._stopping import StoppingParams, fit_rounds
 from stages.models.fitting.crossfit import at_once, crossfit
 from stages.models.fitting.design import SourceParams

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from stages.core.tasks import Block
-from stages.features.idf import fit_idf
+from stages.core.idf import fit_idf
+from stages.core.matrices import Block
 from stages.models.fitting.design import Encoder, SourceParams
 
 EVEN = ("magnitude", "sum", "prompt")

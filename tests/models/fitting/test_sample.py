@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from stages.core.tasks import Design, MultiLabel, SingleLabel
+from stages.core.matrices import Design
+from stages.core.tasks import MultiLabel, SingleLabel
 from stages.models.fitting.sample import make_sample
 
 CLASSES = np.repeat([0, 1, 2], [12, 6, 3])

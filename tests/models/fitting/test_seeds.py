@@ -7,6 +7,7 @@ import pytest
 
 from stages.models.fitting.crossfit import FoldModels, crossfit
 from stages.models.fitting.design import SourceParams
+from stages.models.fitting.model import Model
 from stages.models.fitting.seeds import SeededParams, mean_of, with_params
 
 
@@ -62,7 +63,7 @@ def test_models_of_all_seeds_are_read_back(task, folds, sets, tmp_path, seeds):
         task, folds, sets, params.sources(), with_params(fit, params), balance="none", seed=3
     )
     found.save(tmp_path / "model", params)
-    read = FoldModels.load(tmp_path / "model", task, Section, Drawn.load)
+    read = FoldModels.load(tmp_path / "model", task, Model("drawn", Section, fit, Drawn.load))
     np.testing.assert_allclose(
         read.predict(sets)[folds.unseen], found.probabilities[folds.unseen], atol=1e-12
     )

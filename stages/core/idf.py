@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from stages.core.tasks import Block, Floats
+from stages.core.matrices import Block, Floats
 from stages.runtime.compiled import compiled
 
 Indices = npt.NDArray[np.intp]

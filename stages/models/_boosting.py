@@ -1,4 +1,4 @@
-"""One boosted model fitted by several processes of a cluster, each with a share of the rows.
+"""What the boosters share: params, and fits by several processes of a cluster.
 
 For fits that one node has no memory or time for. The processes add up their histograms each round
 (Ray Train sets up the network, the library does the rest), and draw bins from all shares: another
@@ -13,10 +13,32 @@ import numpy as np
 from pydantic import Field
 
 from stages.core.errors import InputError
+from stages.core.stopping import StoppingParams
+from stages.core.tasks import Task
+from stages.models.fitting.model import Runs
 from stages.models.fitting.sample import Sample
+from stages.models.fitting.seeds import SeededParams
 from stages.runtime import cluster
 
-Workers: TypeAlias = Annotated[int, Field(ge=1)]  # processes that share the rows of a fit
+
+class BoostingParams(SeededParams):
+    """What both boosters have: `workers` above 1 share the rows of each fit."""
+
+    rounds: Annotated[int, Field(ge=1)] = 60
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
+    stopping: StoppingParams | None = None
+    workers: Annotated[int, Field(ge=1)] = 1
+
+    def own(self) -> dict[str, Any]:
+        """The params that the library itself knows, by its own names."""
+        ours = {*SeededParams.model_fields, *self.sources(), "rounds", "stopping", "workers"}
+        return self.model_dump(exclude=ours)
+
+
+def spread_if_shared(task: Task, params: BoostingParams) -> Runs:  # noqa: ARG001
+    """A fit that several processes share runs alone."""
+    return "spread" if params.workers > 1 else "threads"
+
 
 STORAGE = Path("scratch") / "boosting"
 

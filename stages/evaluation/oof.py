@@ -14,6 +14,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from stages.core.folds import Folds
+from stages.core.layout import Layout
+from stages.core.matrices import Floats
 from stages.core.predictions import OOF
 from stages.core.tables import (
     ID,
@@ -23,8 +25,8 @@ from stages.core.tables import (
     by_id,
     read_table,
 )
-from stages.core.tasks import Floats, Task
-from stages.evaluation.judging import mean_and_error
+from stages.core.tasks import Task
+from stages.evaluation.judging import clustered_mean
 
 LETTERS = 200  # of a text tell its script
 FEWEST = 20  # rows of a slice: smaller scripts are taken together, smaller slices left out
@@ -44,7 +46,7 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class Judged:
+class OofPredictions:
     """The judged rows: ids, groups, targets, and what each model says of them.
 
     Targets `(n_rows, n_classes)`. Probabilities, of the rows and of the exchanged rows, have that
@@ -76,8 +78,8 @@ class Judged:
         return self.task.row_losses(self.targets, np.tile(self.shares, (len(self.targets), 1)))
 
 
-def read_judged(task: Task, folds: Folds, folder: Path, models: Iterable[str]) -> Judged:
-    """The out-of-fold predictions `<folder>/<model>.parquet`, rows in the order of the folds.
+def read_oof(task: Task, folds: Folds, layout: Layout, models: Iterable[str]) -> OofPredictions:
+    """The out-of-fold predictions of models, rows in the order of the folds.
 
     Raises:
         InputError: A file is missing or lacks a column.
@@ -86,7 +88,7 @@ def read_judged(task: Task, folds: Folds, folder: Path, models: Iterable[str]) -
     ids = folds.ids.iloc[rows].reset_index(drop=True)
     straight, swapped = {}, {}
     for model in models:
-        path = folder / f"{model}.parquet"
+        path = layout.predictions(model)
         columns = [PREDICTION + name for name in task.classes]
         exchanged = [SWAPPED + name for name in task.classes] if task.symmetric else []
         table = read_table(path, [ID, PART, *columns, *exchanged])
@@ -94,7 +96,7 @@ def read_judged(task: Task, folds: Folds, folder: Path, models: Iterable[str]) -
         if len(table):
             straight[model] = table[columns].reindex(ids).to_numpy(np.float64)
             swapped[model] = table[exchanged].reindex(ids).to_numpy(np.float64)
-    return Judged(task, ids, folds.group[rows], folds.targets[rows], straight, swapped)
+    return OofPredictions(task, ids, folds.group[rows], folds.targets[rows], straight, swapped)
 
 
 def read_texts(task: Task, path: Path, ids: pd.Series) -> pd.DataFrame:
@@ -193,7 +195,7 @@ def length_deciles(task: Task, texts: pd.DataFrame) -> tuple[str, Parts]:
     return "length of A minus length of B, characters", ranges(difference, n)
 
 
-def by_slice(judged: Judged, labels: Parts) -> pd.DataFrame:
+def by_slice(judged: OofPredictions, labels: Parts) -> pd.DataFrame:
     """Columns `model, label, order, rows, loss, error, base`: mean losses of each model a slice.
 
     `error` is the standard error, `base` the loss of the class shares on the same rows. Slices of
@@ -205,7 +207,7 @@ def by_slice(judged: Judged, labels: Parts) -> pd.DataFrame:
             inside = (labels.part == order) & ~np.isnan(losses)
             if inside.sum() < FEWEST:
                 continue
-            loss, error = mean_and_error(losses[inside], judged.group[inside])
+            loss, error = clustered_mean(losses[inside], judged.group[inside])
             found.append(
                 {
                     "model": model, "label": label, "order": order, "rows": int(inside.sum()),
@@ -215,7 +217,7 @@ def by_slice(judged: Judged, labels: Parts) -> pd.DataFrame:
     return pd.DataFrame(found, columns=["model", "label", "order", "rows", "loss", "error", "base"])
 
 
-def shares_by_slice(judged: Judged, labels: Parts) -> pd.DataFrame:
+def shares_by_slice(judged: OofPredictions, labels: Parts) -> pd.DataFrame:
     """Columns `model, label, order, rows, actual, error, predicted`: how often A is preferred."""
     found = []
     for model, p in judged.probabilities.items():
@@ -223,7 +225,7 @@ def shares_by_slice(judged: Judged, labels: Parts) -> pd.DataFrame:
             inside = (labels.part == order) & ~np.isnan(p[:, 0])
             if inside.sum() < FEWEST:
                 continue
-            actual, error = mean_and_error(judged.targets[inside, 0], judged.group[inside])
+            actual, error = clustered_mean(judged.targets[inside, 0], judged.group[inside])
             found.append(
                 {
                     "model": model, "label": label, "order": order, "rows": int(inside.sum()),
@@ -251,10 +253,10 @@ class Lean:
     decisions: int | None = None
 
 
-def position_bias(judged: Judged) -> list[Lean]:
+def position_bias(judged: OofPredictions) -> list[Lean]:
     """The lean to A of people, and of each model on average, with the swap audit."""
     actual = judged.targets[:, 0] - judged.targets[:, 1]
-    found = [Lean(PEOPLE, *mean_and_error(actual, judged.group))]
+    found = [Lean(PEOPLE, *clustered_mean(actual, judged.group))]
     for model, p in judged.probabilities.items():
         known = ~np.isnan(p[:, 0])
         straight = p[known]
@@ -264,7 +266,7 @@ def position_bias(judged: Judged) -> list[Lean]:
         found.append(
             Lean(
                 model,
-                *mean_and_error(p[:, 0] - p[:, 1], judged.group),
+                *clustered_mean(p[:, 0] - p[:, 1], judged.group),
                 swap_error=float(np.abs(straight - back).max()),
                 rows=int(changed.sum()),
                 decisions=int((changed & other).sum()),
@@ -283,7 +285,7 @@ class Longer:
     rows: int
 
 
-def length_bias(judged: Judged, texts: pd.DataFrame, final: str) -> list[Longer]:
+def length_bias(judged: OofPredictions, texts: pd.DataFrame, final: str) -> list[Longer]:
     """How often people prefer the longer answer, and how often each model expects it.
 
     On the rows that the model `final` predicted; a model that ran on some folds alone has fewer. A
@@ -299,20 +301,20 @@ def length_bias(judged: Judged, texts: pd.DataFrame, final: str) -> list[Longer]
     return [
         Longer(
             who,
-            *mean_and_error(share[rows], judged.group[rows]),
+            *clustered_mean(share[rows], judged.group[rows]),
             rows=int((~np.isnan(share[rows])).sum()),
         )
         for who, share in shares.items()
     ]
 
 
-def differences(judged: Judged, other: str) -> dict[str, tuple[float, float]]:
+def differences(judged: OofPredictions, other: str) -> dict[str, tuple[float, float]]:
     """Mean difference of each model's row losses to those of `other`, and its standard error.
 
     On the rows of both; below 0 a model is better than `other`.
     """
     losses = judged.losses()
     return {
-        name: mean_and_error(values - losses[other], judged.group)
+        name: clustered_mean(values - losses[other], judged.group)
         for name, values in losses.items()
     }

@@ -2,8 +2,8 @@ import numpy as np
 from scipy import sparse
 from sklearn.feature_extraction.text import TfidfTransformer
 
-from stages.core.tasks import Block
-from stages.features.idf import fit_idf, weigh
+from stages.core.idf import fit_idf, weigh
+from stages.core.matrices import Block
 
 
 def make_counts(seed):
