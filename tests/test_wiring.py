@@ -46,7 +46,7 @@ RUNTIME = {
 # A room imports itself and those before it; of `runtime` the core takes only what compiles a loop
 ROOMS = (
     "core", "runtime", "data", "features", "models", "transformer", "evaluation", "reporting",
-    "serving", "tools", "cli.py",
+    "check.py", "serving", "tools", "cli.py",
 )  # fmt: skip
 DATASET, MODEL = "${item.dataset}", "${item.model}"
 

@@ -55,7 +55,7 @@ from stages.core.tables import (
 from stages.core.tasks import Task, read_task
 from stages.evaluation._audit_models import shift, tell_apart
 from stages.evaluation.judging import clustered_mean
-from stages.evaluation.oof import (
+from stages.evaluation.scoring.oof import (
     PEOPLE,
     OofPredictions,
     length_bias,

@@ -31,7 +31,7 @@ from stages.core.params import Params, read_params
 from stages.core.tables import write_json, write_table
 from stages.core.tasks import Task, read_task
 from stages.evaluation.judging import clustered_mean, judging_folds
-from stages.evaluation.oof import read_oof
+from stages.evaluation.scoring.oof import read_oof
 from stages.runtime.cli import run
 
 log = logging.getLogger("verdict")

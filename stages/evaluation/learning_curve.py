@@ -28,8 +28,8 @@ from stages.core.layout import Layout
 from stages.core.params import Params, each_once, read_params
 from stages.core.tables import write_table
 from stages.core.tasks import Task, read_task
-from stages.evaluation.measures import LOG_LOSS, columns, measured, standard_errors
-from stages.evaluation.metrics import nested_thresholds, scored
+from stages.evaluation.scoring.measures import LOG_LOSS, columns, measured, standard_errors
+from stages.evaluation.scoring.metrics import nested_thresholds, scored
 from stages.models.fitting.crossfit import CrossFit, crossfit
 from stages.models.fitting.design import FeatureSets
 from stages.models.fitting.model import Model, load_model

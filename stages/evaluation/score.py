@@ -45,8 +45,8 @@ from stages.core.tables import (
 )
 from stages.core.tasks import Task, read_task
 from stages.evaluation.judging import clustered_mean, judging_folds
-from stages.evaluation.losses import LOSS, write_losses
-from stages.evaluation.measures import (
+from stages.evaluation.scoring.losses import LOSS, write_losses
+from stages.evaluation.scoring.measures import (
     DECISIONS,
     KNOWN_JUDGE,
     QUALITY,
@@ -54,7 +54,7 @@ from stages.evaluation.measures import (
     measured,
     standard_errors,
 )
-from stages.evaluation.metrics import (
+from stages.evaluation.scoring.metrics import (
     HALF,
     Labels,
     Scored,

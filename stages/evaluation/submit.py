@@ -26,7 +26,7 @@ from stages.core.matrices import Floats
 from stages.core.params import Params, read_params
 from stages.core.tables import ID, PART, PREDICTION, read_json, read_table, write_table
 from stages.core.tasks import Task, read_task
-from stages.evaluation.metrics import decide
+from stages.evaluation.scoring.metrics import decide
 from stages.runtime.cli import run
 
 log = logging.getLogger("verdict")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stages.core.layout import ENSEMBLE
-from stages.evaluation.quality import total_cost
+from stages.evaluation.scoring.quality import total_cost
 
 PRICE = "predict_ms_per_row"
 

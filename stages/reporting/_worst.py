@@ -14,8 +14,8 @@ import pandas as pd
 from markupsafe import Markup
 
 from stages.core.matrices import Floats
-from stages.evaluation.metrics import decide
-from stages.evaluation.oof import OofPredictions, characters
+from stages.evaluation.scoring.metrics import decide
+from stages.evaluation.scoring.oof import OofPredictions, characters
 
 ROWS = 20
 LONGEST = 3000  # characters of a text that are shown

@@ -27,9 +27,9 @@ from stages.core.params import Params, read_params
 from stages.core.tables import atomic, read_json
 from stages.core.tasks import read_task
 from stages.evaluation.judging import judging_folds, resampled_sums
-from stages.evaluation.measures import MEASURES
-from stages.evaluation.metrics import Labels, decide, nested_thresholds
-from stages.evaluation.oof import (
+from stages.evaluation.scoring.measures import MEASURES
+from stages.evaluation.scoring.metrics import Labels, decide, nested_thresholds
+from stages.evaluation.scoring.oof import (
     OofPredictions,
     by_slice,
     length_bias,
@@ -39,7 +39,7 @@ from stages.evaluation.oof import (
     read_oof,
     read_texts,
 )
-from stages.evaluation.quality import base_loss
+from stages.evaluation.scoring.quality import base_loss
 from stages.reporting._texts import TEXTS
 from stages.runtime.cli import run
 

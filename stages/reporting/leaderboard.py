@@ -15,8 +15,8 @@ import pandas as pd
 from stages.core.build import judged_models, read_build
 from stages.core.layout import LEADERBOARD, LEADERBOARD_TEXT, Layout
 from stages.core.tables import atomic, read_json, write_table
-from stages.evaluation.measures import COSTS, MEASURES, Scores, columns
-from stages.evaluation.quality import judged_rows
+from stages.evaluation.scoring.measures import COSTS, MEASURES, Scores, columns
+from stages.evaluation.scoring.quality import judged_rows
 from stages.runtime.cli import run
 
 QUALITY = {column.key: column for column in columns("leaderboard")}  # those that a task has

@@ -30,8 +30,8 @@ from stages.core.layout import ENSEMBLE, LEARNING_CURVES, Layout
 from stages.core.predictions import OOF
 from stages.core.tables import atomic, read_json
 from stages.core.tasks import Task, read_task
-from stages.evaluation.measures import COSTS, MEASURES
-from stages.evaluation.oof import (
+from stages.evaluation.scoring.measures import COSTS, MEASURES
+from stages.evaluation.scoring.oof import (
     Longer,
     OofPredictions,
     Parts,
@@ -45,7 +45,7 @@ from stages.evaluation.oof import (
     shares_by_slice,
     slices,
 )
-from stages.evaluation.quality import (
+from stages.evaluation.scoring.quality import (
     base_loss,
     gain,
     known_columns,

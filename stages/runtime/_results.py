@@ -67,7 +67,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _numbers(tree: Mapping[str, Any]) -> dict[str, float]:
     numbers = {}
     for key, value in flatten(tree).items():
-        with suppress(ValueError):  # null, where a metric is not defined
+        with suppress(TypeError, ValueError):  # null, where a metric is not defined
             numbers[key] = float(value)
     return numbers
 

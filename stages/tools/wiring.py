@@ -27,6 +27,7 @@ FILE = Path("dvc.yaml")
 WHOLE = (  # folders that a stage depends on as a whole, if it does at all
     "stages/core",
     "stages/data/readers",
+    "stages/evaluation/scoring",
     "stages/models/fitting",
     "stages/transformer/network",
     "stages/transformer/training",

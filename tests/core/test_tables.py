@@ -6,6 +6,7 @@ from stages.core.tables import (
     atomic,
     by_id,
     columns_with,
+    flatten,
     read_json,
     read_table,
     write_json,
@@ -139,3 +140,8 @@ def test_bad_files_are_input_errors_that_name_them(tmp_path, frame):
         path.write_text(content)
         with pytest.raises(InputError, match=message):
             read_json(path)
+
+
+def test_nested_map_becomes_one_level_with_dots():
+    flat = flatten({"C": 0.5, "style": {"parts": ["sum"], "deep": {"x": None}}})
+    assert flat == {"C": 0.5, "style.parts": ["sum"], "style.deep.x": None}

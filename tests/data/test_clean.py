@@ -190,9 +190,7 @@ def test_workers_and_chunks_do_not_change_the_result(monkeypatch, tmp_path):
 
 
 def test_missing_wordnet_is_refused_with_the_commands_that_get_it(nltk_data):
-    with pytest.raises(
-        InputError, match=r"nltk\.downloader wordnet(?s:.)*-m stages\.tools\.wordnet --from"
-    ):
+    with pytest.raises(InputError, match=r"nltk\.downloader wordnet(?s:.)*verdict wordnet --from"):
         clean.clean_texts(make_rows(2)[[*COLUMNS]], make_params(lemmatize="wordnet"))
 
 

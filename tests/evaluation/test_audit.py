@@ -15,7 +15,7 @@ from stages.core.tasks import Preference
 from stages.evaluation import _audit_models as models
 from stages.evaluation import audit
 from stages.evaluation.judging import clustered_mean
-from stages.evaluation.oof import OofPredictions
+from stages.evaluation.scoring.oof import OofPredictions
 from stages.reporting import _audits as shown
 from tests.given import write_build, write_params
 from tests.reporting.report_data import MODELS, N_TEST, N_TRAIN, write_results

@@ -12,7 +12,7 @@ from stages.core.tables import write_json, write_table
 from stages.core.tasks import MultiLabel, Preference
 from stages.evaluation import score
 from stages.evaluation.judging import clustered_mean
-from stages.evaluation.metrics import scored
+from stages.evaluation.scoring.metrics import scored
 
 TASK = Preference()
 CLASSES = TASK.classes

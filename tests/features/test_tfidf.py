@@ -35,7 +35,7 @@ def make_params(min_df=1, max_features=10_000, words=(1, 2), characters=(2, 4)):
     limits = {"min_df": min_df, "max_features": max_features}
     return tfidf.TfidfParams(
         words=tfidf.WordParams(shortest=words[0], longest=words[1], **limits),
-        characters=tfidf.NgramParams(shortest=characters[0], longest=characters[1], **limits),
+        characters=tfidf.CharacterParams(shortest=characters[0], longest=characters[1], **limits),
         max_texts=1000, lsa_components=3, lsa_texts=100, seed=0,
     )  # fmt: skip
 

@@ -32,7 +32,7 @@ from tests.given import write_params
 from tests.models.small import MODELS, small_params
 
 ODD = {"parts": ["difference"], "scale": "none", "weight": 1.0}
-TRIED = (0.03, 0.07, 0.15, 0.3)  # C of a search
+TRIED = (0.15, 0.3, 0.5, 1.0)  # C of a search
 SAFE = {".safetensors", ".ubj", ".txt", ".json"}  # formats that run no code when they are read
 every_model = pytest.mark.parametrize("name", MODELS)
 

@@ -10,7 +10,7 @@ from stages.core.layout import Layout
 from stages.core.tables import write_json, write_table
 from stages.core.tasks import TASKS
 from stages.evaluation import score
-from stages.evaluation.metrics import scored
+from stages.evaluation.scoring.metrics import scored
 
 HOSTILE = (
     "<script>window.hacked = 1</script></script><img src=x onerror='window.hacked = 1'>"

@@ -12,8 +12,8 @@ from stages.core.errors import InputError
 from stages.core.layout import PARAMS, Layout
 from stages.core.tables import write_json
 from stages.core.tasks import MultiLabel, Preference, SingleLabel, read_task
-from stages.evaluation import oof as rows
-from stages.evaluation import quality
+from stages.evaluation.scoring import oof as rows
+from stages.evaluation.scoring import quality
 from stages.reporting import _charts as charts
 from stages.reporting import _worst as worst
 from stages.reporting import report

@@ -102,11 +102,6 @@ def mirror_fully(started):
     started[-1].wait(600)
 
 
-def test_nested_params_become_one_level_of_text():
-    flat = tracking.flatten({"C": 0.5, "style": {"parts": ["sum"], "deep": {"x": None}}})
-    assert flat == {"C": "0.5", "style.parts": "['sum']", "style.deep.x": "None"}
-
-
 def test_stage_does_not_import_mlflow():
     code = (
         "import stages.evaluation.score, stages.transformer.finetune, stages.runtime.tracking\n"

@@ -183,7 +183,7 @@ def test_embeddings_are_made_only_for_members_that_take_them(trained, tmp_path):
     whole = Pipeline.load("demo", root)
     assert whole.features.embedder
     assert whole.has_networks
-    write_weights(root, "demo", dict.fromkeys(MEMBERS, 0.0) | {"logreg": 0.5, "lgbm": 0.5})
+    write_weights(root, "demo", dict.fromkeys(MEMBERS, 0.0) | {"logreg": 0.5, "forest": 0.5})
     small = Pipeline.load("demo", root)
     assert small.features.embedder is None
     assert not small.has_networks

@@ -13,7 +13,7 @@ from scipy import stats
 from stages.core.errors import InputError
 from stages.core.tables import write_table
 from stages.evaluation import judging
-from stages.evaluation.losses import write_losses
+from stages.evaluation.scoring.losses import write_losses
 from stages.runtime.outputs import file_faults, folder_faults
 from stages.tools.compare import _bootstrap as bootstrap
 from stages.tools.compare import compare

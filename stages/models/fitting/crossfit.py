@@ -210,13 +210,16 @@ class FoldModels:
 
 
 def stored_params(folder: Path, kind: type[ModelParams]) -> ModelParams:
-    """The params that `CrossFit.save` wrote.
+    """The params that `CrossFit.save` wrote: all of them, as today's defaults may be others.
 
     Raises:
         InputError: They are missing, damaged, or those of other code.
     """
     path = folder / "params.json"
-    return check_params(kind, read_json(path), path, folder.name)
+    content = read_json(path)
+    if missing := [name for name in kind.model_fields if name not in content]:
+        raise InputError(f"{path}: missing params {missing}; expected all that the model has")
+    return check_params(kind, content, path, folder.name)
 
 
 def n_rows(sets: FeatureSets) -> int:

@@ -57,7 +57,9 @@ class Model(Generic[P]):
 
 def is_model(name: str) -> bool:
     """Whether a module of this name defines a model; any other name is a backbone's."""
-    return name.isidentifier() and find_spec(f"{MODELS}.{name}") is not None and not _serves(name)
+    return (
+        str(name).isidentifier() and find_spec(f"{MODELS}.{name}") is not None and not _serves(name)
+    )
 
 
 def load_model(name: str) -> Model[Any]:

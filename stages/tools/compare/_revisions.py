@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from stages.core.errors import InputError
 from stages.core.layout import LEADERBOARD, PARAMS, Layout
 from stages.core.tables import flatten
-from stages.evaluation.measures import COSTS
+from stages.evaluation.scoring.measures import COSTS
 
 CODE = ("stages", "dvc.yaml", "constraints.txt")
 
@@ -120,7 +120,10 @@ def changed_params(before: Revision, after: Revision, datasets: list[str]) -> di
     for file in [PARAMS, *(Layout(dataset).params for dataset in datasets)]:
         path = file.as_posix()
         old, new = (flatten(side.tree(path)) for side in (before, after))
-        changed |= {f"{path}:{key}": pair for key, pair in differing(old, new).items()}
+        changed |= {
+            f"{path}:{key}": [None if value is None else str(value) for value in pair]
+            for key, pair in differing(old, new).items()
+        }
     return changed
 
 

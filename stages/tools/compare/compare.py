@@ -28,7 +28,7 @@ import pandas as pd
 from stages.core.errors import InputError
 from stages.core.layout import Layout
 from stages.core.tables import GROUP, ID, atomic, write_json
-from stages.evaluation.losses import LOSS, read_losses
+from stages.evaluation.scoring.losses import LOSS, read_losses
 from stages.runtime.cli import run
 from stages.runtime.outputs import file_faults, folder_faults
 from stages.tools.compare._bootstrap import interval

@@ -16,7 +16,7 @@ from stages.core.folds import DEV, TEST
 from stages.core.matrices import Floats
 from stages.core.predictions import OOF
 from stages.evaluation.judging import clustered_mean
-from stages.evaluation.metrics import (
+from stages.evaluation.scoring.metrics import (
     HALF,
     Scored,
     average_precisions,

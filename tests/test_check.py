@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from stages import check
 from stages.core.errors import InputError
 from stages.core.layout import CHECKED, USED_PARAMS, Layout
-from stages.data import check
 from tests.given import write_params
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 HEAVY = {"gensim", "lightgbm", "nltk", "numba", "optuna", "sklearn", "torch", "xgboost"}
 SECTIONS = YAML(typ="safe").load(ROOT / "params/demo.yaml")
 TUNED = SECTIONS["finetune"]["minilm"]
@@ -76,13 +76,13 @@ def test_sound_lists_give_the_same_text_whatever_they_are(folder):
 def test_command_takes_no_option_and_imports_no_heavy_library(folder):
     write(folder)
     code = (
-        "import runpy, sys; runpy.run_module('stages.data.check', run_name='__main__');"
+        "import runpy, sys; runpy.run_module('stages.check', run_name='__main__');"
         f"assert not {HEAVY} & sys.modules.keys()"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
     assert CHECKED.exists()
-    command = [sys.executable, "-m", "stages.data.check", "--dataset", "one"]
+    command = [sys.executable, "-m", "stages.check", "--dataset", "one"]
     assert subprocess.run(command, env=environment, check=False, capture_output=True).returncode
 
 

@@ -10,8 +10,8 @@ import pandas as pd
 
 from stages.core.predictions import OOF
 from stages.evaluation.judging import clustered_mean
-from stages.evaluation.measures import COSTS, LOG_LOSS, Column, Place, Scores, columns
-from stages.evaluation.oof import OofPredictions, differences
+from stages.evaluation.scoring.measures import COSTS, LOG_LOSS, Column, Place, Scores, columns
+from stages.evaluation.scoring.oof import OofPredictions, differences
 
 Numbers = Mapping[str, float]
 

@@ -4,8 +4,8 @@ from scipy.special import expit, logit
 from sklearn import metrics
 
 from stages.core.tasks import MultiLabel, SingleLabel
-from stages.evaluation import metrics as _metrics
-from stages.evaluation.measures import (
+from stages.evaluation.scoring import metrics as _metrics
+from stages.evaluation.scoring.measures import (
     COSTS,
     DECISIONS,
     LOG_LOSS,
@@ -111,7 +111,7 @@ def test_metrics_of_several_labels_are_those_of_scikit_learn(several):
 def test_class_without_rows_or_predictions_leaves_every_metric_finite(task, rows):
     targets = np.eye(4)[rows]
     probabilities = np.array([[0.8, 0.1, 0.1, 0], [0.7, 0.2, 0.1, 0], [1, 0, 0, 0], [1, 0, 0, 0]])
-    actual = _metrics.task.has_classes(targets)
+    actual = task.has_classes(targets)
     thresholds = _metrics.choose_thresholds(actual, probabilities)
     rows = _metrics.scored(task, targets, probabilities, np.arange(len(targets)), thresholds)
     found = measured(rows, (ROWS, *QUALITY))
@@ -152,7 +152,7 @@ def test_column_reads_its_part_of_the_scores():
 
 
 def test_precision_and_recall_of_a_class_that_is_never_right_are_zero():
-    actual = _metrics.ONE.has_classes(np.eye(4)[[0, 1, 0, 1]])
+    actual = ONE.has_classes(np.eye(4)[[0, 1, 0, 1]])
     found = _metrics.class_scores(actual, np.eye(4, dtype=bool)[[0, 0, 0, 2]])
     np.testing.assert_allclose(found["precision"], [2 / 3, 0, 0, 0])
     np.testing.assert_allclose(found["recall"], [1, 0, 0, 0])
@@ -169,10 +169,10 @@ def test_class_that_no_row_has_or_is_given_is_left_out_of_the_means(task):
 
 def test_soft_targets_count_as_their_largest_class_or_as_all_of_one_half():
     targets = np.array([[0.3, 0.4, 0.2, 0.1], [0.5, 0.5, 0, 0]])
-    assert _metrics.ONE.has_classes(targets).tolist() == [
+    assert ONE.has_classes(targets).tolist() == [
         [False, True, False, False], [True, False, False, False],
     ]  # fmt: skip
-    assert _metrics.SEVERAL.has_classes(targets).tolist() == [
+    assert SEVERAL.has_classes(targets).tolist() == [
         [False] * 4, [True, True, False, False],
     ]  # fmt: skip
 
