@@ -119,11 +119,11 @@ def changed_params(before: Revision, after: Revision, datasets: list[str]) -> di
     changed: dict[str, Pair] = {}
     for file in [PARAMS, *(Layout(dataset).params for dataset in datasets)]:
         path = file.as_posix()
-        old, new = (flatten(side.tree(path)) for side in (before, after))
-        changed |= {
-            f"{path}:{key}": [None if value is None else str(value) for value in pair]
-            for key, pair in differing(old, new).items()
-        }
+        old, new = (
+            {key: str(value) for key, value in flatten(side.tree(path)).items()}
+            for side in (before, after)
+        )
+        changed |= {f"{path}:{key}": pair for key, pair in differing(old, new).items()}
     return changed
 
 
