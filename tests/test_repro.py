@@ -274,10 +274,11 @@ def repro_killed(project: Project, stage: str, seconds: float, sign: str | None)
         kill_group(process)
 
 
-def test_killed_repro_on_one_worker_ends_in_the_bytes_of_the_build_side_by_side(
+def test_killed_repro_on_one_worker_with_tracking_ends_in_the_bytes_of_the_build_side_by_side(
     finished: Project, source: Project, tmp_path: Path
 ) -> None:
     project = source.copy_to(tmp_path)
+    del project.environment["VERDICT_TRACKING"]
     project.environment |= {"VERDICT_WORKERS": "1", "PYTHONHASHSEED": "1"}
     # At a stage's start, while it works, between two of its outs, before DVC has noted its end.
     repro_killed(project, "demo", 0, "data/raw/demo")
