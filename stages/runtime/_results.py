@@ -12,7 +12,6 @@ from typing import Any
 
 from stages.core.build import judged_models, read_build
 from stages.core.layout import ENSEMBLE, Layout
-from stages.core.params import read_yaml
 from stages.core.tables import flatten
 
 TABLES = ("trials", "loss_curve", "classes", "confusion", "reliability")  # of `Layout`
@@ -36,13 +35,12 @@ class Result:
 
 def read_results(layout: Layout) -> list[Result]:
     """The results of all models that have scores."""
-    tree, classical = read_yaml(layout.params), read_build(layout.root).build.models
+    classical, used = read_build(layout.root).build.models, _read_json(layout.used_params)
 
     def params_of(model: str) -> dict[str, Any]:
         if model in classical:
             return _read_json(layout.model(model) / "params.json")
-        section = tree["ensemble"] if model == ENSEMBLE else tree["finetune"][model]
-        return dict(section or {})
+        return dict(used["ensemble"] if model == ENSEMBLE else used["finetune"][model])
 
     results = []
     for model in judged_models(layout):

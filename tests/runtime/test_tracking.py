@@ -14,7 +14,6 @@ import pytest
 
 from stages.runtime import tracking
 from stages.runtime.tracking import Live, mirror
-from tests.given import write_params
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path("scratch/live/demo/minilm")
@@ -63,9 +62,9 @@ def write(path, content):
 def write_results(folder, loss=1.25):
     """What the mirror reads, of a classical model, a backbone and the ensemble."""
     write(folder / "params.yaml", BUILD)
-    write_params(
-        folder, "demo", finetune={"minilm": {"lora": {"rank": 8}}}, ensemble={"members": ["svm"]}
-    )
+    used = {"finetune": {"minilm": {"lora": {"rank": 8}}}, "ensemble": {"members": ["svm"]}}
+    write(folder / "data/used_params/demo.json", used)
+    write(folder / "params/demo.yaml", {"finetune": {"minilm": {}}})
     write(folder / "data/demo/labels.json", "{}")
     write(folder / "data/demo/folds.parquet", "rows")
     write(folder / "models/demo/svm/params.json", {"C": 0.5, "style": {"parts": ["sum"]}})
