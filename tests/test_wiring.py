@@ -330,6 +330,21 @@ def test_params_are_written_as_dvc_writes_them(dataset: str, tmp_path: Path) -> 
     assert copy.read_text(encoding="utf-8") == file.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("change", ["datasets=[demo]", "build.backbones=[]", "build.latent=[]"])
+def test_lists_are_written_as_dvc_writes_them(change: str, tmp_path: Path) -> None:
+    """DVC's YAML writer loses a line break where a comment stands behind a key."""
+    from dvc.utils.hydra import apply_overrides
+
+    copy = tmp_path / "params.yaml"
+    shutil.copy(ROOT / copy.name, copy)
+    apply_overrides(copy, [change])
+    tree = YAML(typ="safe").load(copy)
+    key, _, value = change.partition("=")
+    group, _, name = key.rpartition(".")
+    assert (tree[group] if group else tree)[name] == ([] if value == "[]" else ["demo"])
+    assert set(tree) == set(LISTS)
+
+
 def test_dvc_finds_raw_data_that_were_added_to_it(tmp_path: Path) -> None:
     """DVC looks for no .dvc file in a folder that .gitignore names: experiments would lack it."""
     shutil.copy(ROOT / ".gitignore", tmp_path)
