@@ -37,13 +37,12 @@ RUNTIME = {
     "batches": "maps a table piece by piece: the pieces do not show",
     "cli": "starts a stage and prints its errors",
     "cluster": "runs the same work on other machines",
-    "compiled": "compiles a loop: the sums keep their order",
     "cost": "measures time and memory",
     "outputs": "says where a tool may write",
     "parallel": "runs the same work side by side",
     "tracking": "mirrors what was written",
 }
-# A room imports itself and those before it; of `runtime` the core takes only what compiles a loop
+# A room imports itself and those before it
 ROOMS = (
     "core", "runtime", "data", "features", "models", "transformer", "evaluation", "reporting",
     "check.py", "serving", "tools", "cli.py",
@@ -261,8 +260,6 @@ def test_modules_import_their_own_room_and_those_before_it(file: Path) -> None:
     room = file.parts[1]
     known = set(ROOMS[: ROOMS.index(room) + 1])
     found = wiring.imports_of(file)
-    if room == "core":
-        found = found - {Path("stages/runtime/compiled.py")}
     assert [str(other) for other in sorted(found) if other.parts[1] not in known] == []
     private = [
         other for other in found if other.name.startswith("_") and other.parent != file.parent

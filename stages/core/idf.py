@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from stages.core.compiled import compiled
 from stages.core.matrices import Block, Floats
-from stages.runtime.compiled import compiled
 
 Indices = npt.NDArray[np.intp]
 WORD = "word "  # prefix of the names of word n-grams; character n-grams have another

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from stages.runtime.compiled import compiled
+from stages.core.compiled import compiled
 
 SLOTS = 1 << 16  # of the first hash table; doubled while it is more than half full
 EMPTY = -1  # no key, no column, no text

@@ -13,9 +13,9 @@ import numpy as np
 from scipy import sparse
 from scipy.linalg import cholesky, solve_triangular
 
+from stages.core.compiled import compiled
 from stages.core.folds import Indices
 from stages.core.matrices import Floats, Matrix
-from stages.runtime.compiled import compiled
 
 WHOLE = 512  # columns of which the curvature is known whole: all of style, common words
 
