@@ -23,11 +23,9 @@ from stages.core.tasks import Task
 from stages.models.fitting.design import SourceParams
 from stages.models.fitting.model import Model
 from stages.models.fitting.sample import Sample
-from stages.models.fitting.search import ModelParams
+from stages.models.fitting.search import ModelParams, Share
 from stages.models.fitting.train import training_stage
 from stages.runtime.cli import run
-
-Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class ForestParams(ModelParams):

@@ -22,11 +22,11 @@ from stages.models._stopping import fit_rounds
 from stages.models.fitting.design import SourceParams
 from stages.models.fitting.model import Model
 from stages.models.fitting.sample import Sample
+from stages.models.fitting.search import Share
 from stages.models.fitting.seeds import Fitted
 from stages.models.fitting.train import training_stage
 from stages.runtime.cli import run
 
-Share = Annotated[float, Field(gt=0, le=1)]
 Rounds: TypeAlias = tuple[int, ...]  # of each booster
 
 

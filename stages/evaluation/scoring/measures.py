@@ -5,7 +5,7 @@ it, and the leaderboard, the page, the learning curve and the model card show it
 so. Costs are measures too, which the training stages take while they run.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeAlias
@@ -32,9 +32,13 @@ Scores: TypeAlias = Mapping[str, Any]  # metrics/scores/<dataset>/<model>.json: 
 
 PARTS = (OOF, TEST, DEV)  # in the order in which they are shown
 KNOWN_JUDGE = "known_judge"  # what is measured against true probabilities (the demo has them)
+BOARD: tuple[Place, ...] = ("leaderboard",)
+TABLES: tuple[Place, ...] = ("leaderboard", "page", "learning_curve")
+EVERYWHERE: tuple[Place, ...] = (*TABLES, "plot")
+BOTH = (OOF, DEV)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Measure:
     """A number: `value` computes it, or `by_row` gives values `(n_rows,)` whose mean it is.
 
@@ -44,17 +48,14 @@ class Measure:
     key: str  # in metrics files and tables
     label: str  # for people
     about: str
-    digits: int
+    form: str  # of the number, as Python formats it
     higher: bool | None  # whether higher is better; None: neither is
-    percent: bool = False
     shown: tuple[Place, ...] = ()
     parts: tuple[str, ...] = (OOF,)  # of the rows, for which it is shown
     value: Callable[[Scored], float] | None = None
     by_row: Callable[[Scored], Floats] | None = None
     several: bool = False  # exists only where a row can have several classes
-    duplicate: bool = (
-        False  # where classes are exclusive it is the accuracy: the page leaves it out
-    )
+    duplicate: bool = False  # the accuracy, where classes are exclusive: the page leaves it out
     inside: str | None = None  # the map that holds it in the metrics of a part
 
     def compute(self, rows: Scored) -> float:
@@ -67,12 +68,10 @@ class Measure:
 
     def text(self, value: float) -> str:
         """The value as people read it."""
-        if self.percent:
-            return f"{100 * value:.{self.digits}f}%".replace("-", "−")
-        return f"{value:,.{self.digits}f}".replace("-", "−")
+        return format(value, self.form).replace("-", "−")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Cost(Measure):
     """What a model takes; `total` says what a blend takes with its members."""
 
@@ -205,123 +204,86 @@ def _mean(values: Floats, otherwise: float) -> float:
     return float(values.mean()) if len(values) else otherwise
 
 
+def _averages(
+    kind: str,
+    about: str,
+    average: Callable[[str, Scored], float],
+    shown_f1: tuple[Place, ...],
+    shown_others: tuple[Place, ...],
+    *,
+    duplicate: bool = False,
+) -> Iterator[Measure]:
+    """Precision, recall and F1, averaged in one way."""
+    for what in ("precision", "recall", "f1"):
+        is_f1 = what == "f1"
+        yield Measure(
+            f"{kind}_{what}", f"{kind}-F1" if is_f1 else f"{kind} {what}",
+            about.format("F1" if is_f1 else what), ".3f", True,
+            shown_f1 if is_f1 else shown_others,
+            BOTH if is_f1 and kind != "weighted" else (OOF,),
+            value=partial(average, what), duplicate=duplicate and is_f1,
+        )  # fmt: skip
+
+
 ROWS = Measure(
-    key="rows", label="rows", about="judged rows", digits=0, higher=None, shown=("leaderboard",),
-    value=lambda rows: len(rows.targets),
-)  # fmt: skip
+    "rows", "rows", "judged rows", ",.0f", None, BOARD, value=lambda rows: len(rows.targets)
+)
 LOG_LOSS = Measure(
-    key="log_loss", label="log loss", about="mean log loss", digits=4, higher=False,
-    shown=("leaderboard", "page", "plot", "learning_curve"), parts=(OOF, DEV),
-    by_row=_row_losses,
-)  # fmt: skip
+    "log_loss", "log loss", "mean log loss", ".4f", False, EVERYWHERE, BOTH, by_row=_row_losses
+)
 DECISIONS = (  # of the classes that rows are given: thresholds change them
     Measure(
-        key="accuracy", label="accuracy", about="share of right decisions", digits=1, percent=True,
-        higher=True, shown=("leaderboard", "page", "plot", "learning_curve"), parts=(OOF, DEV),
+        "accuracy", "accuracy", "share of right decisions", ".1%", True, EVERYWHERE, BOTH,
         by_row=_accuracy,
     ),
     Measure(
-        key="balanced_accuracy", label="balanced accuracy", about="mean recall of the classes",
-        digits=1, percent=True, higher=True, shown=("leaderboard", "learning_curve"),
-        value=_balanced_accuracy,
+        "balanced_accuracy", "balanced accuracy", "mean recall of the classes", ".1%", True,
+        ("leaderboard", "learning_curve"), value=_balanced_accuracy,
     ),
     Measure(
-        key="subset_accuracy", label="subset accuracy", about="share of rows all right", digits=1,
-        percent=True, higher=True, shown=("leaderboard", "page", "learning_curve"), several=True,
-        by_row=_subset_accuracy,
+        "subset_accuracy", "subset accuracy", "share of rows all right", ".1%", True, TABLES,
+        by_row=_subset_accuracy, several=True,
     ),
-    Measure(
-        key="macro_precision", label="macro precision", about="mean precision of the classes",
-        digits=3, higher=True, shown=("leaderboard",), value=partial(_macro, "precision"),
-    ),
-    Measure(
-        key="macro_recall", label="macro recall", about="mean recall of the classes", digits=3,
-        higher=True, shown=("leaderboard",), value=partial(_macro, "recall"),
-    ),
-    Measure(
-        key="macro_f1", label="macro-F1", about="mean F1 of the classes", digits=3, higher=True,
-        shown=("leaderboard", "page", "plot", "learning_curve"), parts=(OOF, DEV),
-        value=partial(_macro, "f1"),
-    ),
-    Measure(
-        key="micro_precision", label="micro precision", about="precision of all decisions",
-        digits=3, higher=True, value=partial(_micro, "precision"),
-    ),
-    Measure(
-        key="micro_recall", label="micro recall", about="recall of all decisions", digits=3,
-        higher=True, value=partial(_micro, "recall"),
-    ),
-    Measure(
-        key="micro_f1", label="micro-F1", about="F1 of all decisions together", digits=3,
-        higher=True, shown=("leaderboard", "page", "plot", "learning_curve"), parts=(OOF, DEV),
-        duplicate=True, value=partial(_micro, "f1"),
-    ),
-    Measure(
-        key="weighted_precision", label="weighted precision", digits=3, higher=True,
-        about="mean precision of the classes, weighted by their rows",
-        value=partial(_weighted, "precision"),
-    ),
-    Measure(
-        key="weighted_recall", label="weighted recall", digits=3, higher=True,
-        about="mean recall of the classes, weighted by their rows",
-        value=partial(_weighted, "recall"),
-    ),
-    Measure(
-        key="weighted_f1", label="weighted F1", digits=3, higher=True, shown=("leaderboard",),
-        about="mean F1 of the classes, weighted by their rows", value=partial(_weighted, "f1"),
-    ),
+    *_averages("macro", "mean {} of the classes", _macro, EVERYWHERE, BOARD),
+    *_averages("micro", "{} of all decisions together", _micro, EVERYWHERE, (), duplicate=True),
+    *_averages("weighted", "mean {} of the classes, weighted by their rows", _weighted, BOARD, ()),
 )  # fmt: skip
 OTHERS = (
     Measure(
-        key="mean_average_precision", label="mAP", about="mean average precision", digits=3,
-        higher=True, shown=("leaderboard", "page", "learning_curve"), several=True,
-        value=_mean_average_precision,
+        "mean_average_precision", "mAP", "mean average precision", ".3f", True, TABLES,
+        value=_mean_average_precision, several=True,
     ),
     Measure(
-        key="brier", label="Brier", about="mean squared error of the probabilities", digits=4,
-        higher=False, shown=("leaderboard", "page"), by_row=_brier,
+        "brier", "Brier", "mean squared error of the probabilities", ".4f", False,
+        ("leaderboard", "page"), by_row=_brier,
     ),
     Measure(
-        key="expected_calibration_error", label="ECE", about="expected calibration error",
-        digits=4, higher=False, shown=("leaderboard", "page"),
+        "expected_calibration_error", "ECE", "expected calibration error", ".4f", False,
+        ("leaderboard", "page"),
         value=lambda rows: calibration_error(rows.task, rows.targets, rows.probabilities),
     ),
     Measure(
-        key="class_calibration_error", label="class-wise ECE", digits=4, higher=False,
-        about="expected calibration error, mean over the classes",
+        "class_calibration_error", "class-wise ECE",
+        "expected calibration error, mean over the classes", ".4f", False,
         value=lambda rows: class_calibration_error(rows.targets, rows.probabilities),
     ),
     Measure(
-        key="macro_auc", label="AUC", about="mean area under the ROC curve", digits=3, higher=True,
-        shown=("leaderboard", "page", "learning_curve"), value=_macro_auc,
+        "macro_auc", "AUC", "mean area under the ROC curve", ".3f", True, TABLES, value=_macro_auc
     ),
 )  # fmt: skip
 QUALITY = (LOG_LOSS, *DECISIONS, *OTHERS)  # in the order of the columns
-# Computed by `score`, from the true probabilities.
-REGRET = Measure(
-    key="regret", label="regret", about="log loss beyond the best possible", digits=4,
-    higher=False, shown=("page",), parts=(OOF, TEST), inside=KNOWN_JUDGE,
+REGRET = Measure(  # computed by `score`, from the true probabilities
+    "regret", "regret", "log loss beyond the best possible", ".4f", False, ("page",), (OOF, TEST),
+    inside=KNOWN_JUDGE,
 )  # fmt: skip
 COSTS = (
+    Cost("wall_seconds", "wall s", "seconds to train and predict, all folds", ",.1f"),
+    Cost("cpu_seconds", "CPU s", "CPU seconds to train and predict, all folds", ",.1f"),
+    Cost("peak_memory_mb", "memory MB", "peak memory of training, MB", ",.0f", total=max),
+    Cost("fitted_size_mb", "size MB", "size of the fitted models, MB", ",.2f", to_predict=True),
     Cost(
-        key="wall_seconds", label="wall s", digits=1,
-        about="seconds to train and predict, all folds",
-    ),
-    Cost(
-        key="cpu_seconds", label="CPU s", digits=1,
-        about="CPU seconds to train and predict, all folds",
-    ),
-    Cost(
-        key="peak_memory_mb", label="memory MB", about="peak memory of training, MB", digits=0,
-        total=max,
-    ),
-    Cost(
-        key="fitted_size_mb", label="size MB", about="size of the fitted models, MB", digits=2,
+        "predict_ms_per_row", "ms per row", "milliseconds to predict a row", ",.3f",
         to_predict=True,
-    ),
-    Cost(
-        key="predict_ms_per_row", label="ms per row", about="milliseconds to predict a row",
-        digits=3, to_predict=True,
     ),
 )  # fmt: skip
 MEASURES: Mapping[str, Measure] = {

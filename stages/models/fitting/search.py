@@ -7,7 +7,7 @@ figure is a little optimistic. What the stage predicts out of fold is judged nes
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import pandas as pd
 from pydantic import Field, ValidationError
@@ -26,6 +26,9 @@ class SearchParams(Params):
     trials: Annotated[int, Field(ge=1)]
     seed: Annotated[int, Field(ge=0)] = 0
     space: Annotated[dict[str, Space], Field(min_length=1)]
+
+
+Share: TypeAlias = Annotated[float, Field(gt=0, le=1)]  # of rows or columns
 
 
 class ModelParams(Params):
