@@ -94,7 +94,7 @@ def write_results(folder: Path, loss: float) -> None:
     curves: dict[str, list[str]] = {"datasets": [], "models": []}
     build = {"datasets": ["demo"], "build": groups, "learning_curves": curves}
     write(folder / "params.yaml", build)
-    write(folder / "params/demo.yaml", {"ensemble": {"members": ["svm"]}})
+    write(folder / "data/used_params/demo.json", {"ensemble": {"members": ["svm"]}})
     write(folder / "data/demo/labels.json", {})
     write(folder / "data/demo/folds.parquet", {})
     write(folder / "metrics/scores/demo/ensemble.json", {"oof": {"log_loss": loss}})
