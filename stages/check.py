@@ -46,21 +46,17 @@ def read_kinds() -> dict[str, type[Params]]:
 
 
 def check(params: BuildParams) -> dict[str, dict[str, Any]]:
-    """The values of all params of each dataset that is built, in the order of its file.
-
-    Raises:
-        InputError: Anything is wrong with the lists in `params` or in a dataset's file; lists
-            every fault.
-    """
+    """The values of all params of each dataset that is built, in the order of its file."""
     faults, kinds, values = list(list_faults(params)), read_kinds(), {}
     for name in params.datasets:
+        path = Layout(name).params
         try:
-            tree = read_yaml(Layout(name).params)
+            tree = read_yaml(path)
         except InputError as error:
             faults.append(f"datasets: {error}")
             continue
         sections = tree if isinstance(tree, dict) else {}
-        values[name], wrong = check_sections(sections, kinds, Layout(name).params)
+        values[name], wrong = check_sections(sections, kinds, path)
         faults += wrong
         faults += missing_sections(name, sections, kinds, params)
     for name in params.learning_curves.datasets:
@@ -119,10 +115,9 @@ def check_sections(
         elif is_model(section):
             values[section] = checked(load_model(section).params, content, section)
         else:
-            known = sorted(kinds)
             faults.append(
                 f"{path}: {section}: unknown section; expected a model of stages/models, or one "
-                f"of {known}"
+                f"of {sorted(kinds)}"
             )
     return values, faults
 

@@ -33,7 +33,6 @@ HEAVY = {"gensim", "lightgbm", "mlflow", "nltk", "numba", "optuna", "sklearn", "
 # What cannot change a result, and is no dep of any stage, with the reason
 RUNTIME = {
     "_mlflow": "writes what was written to MLflow, in a process of its own",
-    "_results": "reads for it what was written",
     "batches": "maps a table piece by piece: the pieces do not show",
     "cli": "starts a stage and prints its errors",
     "cluster": "runs the same work on other machines",

@@ -101,7 +101,7 @@ class SparseFile:
     """The three .npy files of a CSR matrix that rows are appended to."""
 
     def __init__(self, stem: Path, like: sparse.csr_matrix) -> None:
-        self.paths = {part: stem.with_name(f"{stem.name}.{part}.npy") for part in CSR}
+        self.path = stem.with_name(f"{stem.name}.indptr.npy")
         self.data, self.indices = (
             DenseFile(stem.with_name(f"{stem.name}.{part}"), getattr(like, part))
             for part in ("data", "indices")
@@ -115,33 +115,17 @@ class SparseFile:
         self.lengths.append(np.diff(rows.indptr))
 
     def close(self) -> None:
-        """Write where each row starts; both index arrays have the type that scipy gives them."""
+        """Write where each row starts."""
         self.data.close()
         self.indices.close()
         indptr = np.cumsum(np.concatenate(self.lengths))
-        if self.data.n <= MOST:
-            indptr = indptr.astype(np.int32)
-        elif self.indices.dtype != np.int64:
-            _widen(self.paths["indices"])
-        np.save(self.paths["indptr"], indptr)
-
-
-def _widen(path: Path) -> None:
-    """Make 64-bit integers of an array on disk, there: it may be larger than the memory."""
-    narrow = np.load(path, mmap_mode="r")
-    with atomic(path) as temporary:
-        wide = np.lib.format.open_memmap(temporary, "w+", np.dtype(np.int64), narrow.shape)
-        wide[:] = narrow
-        wide.flush()
+        np.save(self.path, indptr.astype(np.int32) if self.data.n <= MOST else indptr)
 
 
 def read_blocks(folder: Path, ids: pd.Series) -> dict[str, Block]:
     """Read what `write_blocks` wrote, rows in the order of `ids`.
 
     The matrices stay on disk, memory-mapped, where their rows stand in that order already.
-
-    Raises:
-        InputError: The folder is incomplete or lacks an id.
     """
     stored = read_table(folder / "ids.parquet")[ID]
     rows = pd.Index(stored).get_indexer(pd.Index(ids))
@@ -150,24 +134,18 @@ def read_blocks(folder: Path, ids: pd.Series) -> dict[str, Block]:
     aligned = np.array_equal(rows, np.arange(len(stored)))
     blocks = {}
     for key, names in read_json(folder / "names.json").items():
-        X = _read_matrix(folder, key, (len(stored), len(names)))
+        X: Matrix
+        if (dense := folder / f"{key}.npy").exists():
+            X = read_array(dense)
+        else:
+            parts = tuple(read_array(folder / f"{key}.{part}.npy") for part in CSR)
+            X = sparse.csr_matrix(parts, shape=(len(stored), len(names)))
         blocks[key] = Block(X if aligned else X[rows], tuple(names))
     return blocks
 
 
-def _read_matrix(folder: Path, key: str, shape: tuple[int, int]) -> Matrix:
-    if (dense := folder / f"{key}.npy").exists():
-        return read_array(dense)
-    parts = tuple(read_array(folder / f"{key}.{part}.npy") for part in CSR)
-    return sparse.csr_matrix(parts, shape=shape)
-
-
 def read_state(folder: Path, name: str) -> dict[str, np.ndarray]:
-    """Read the fitted state `name` that `write_blocks` wrote.
-
-    Raises:
-        InputError: There is none, or it is damaged.
-    """
+    """Read the fitted state `name` that `write_blocks` wrote."""
     path = folder / f"{name}.state.npz"
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -177,11 +155,7 @@ def read_state(folder: Path, name: str) -> dict[str, np.ndarray]:
 
 
 def read_columns(path: Path, ids: pd.Series) -> dict[str, Block]:
-    """Read a table with columns `<text column>.<feature>` as blocks, rows in the order of `ids`.
-
-    Raises:
-        InputError: The file is missing or lacks an id.
-    """
+    """Read a table with columns `<text column>.<feature>` as blocks, rows in the order of `ids`."""
     return column_blocks(by_id(read_table(path), ids, path))
 
 

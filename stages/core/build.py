@@ -6,9 +6,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from stages.core.errors import InputError
 from stages.core.layout import ENSEMBLE, PARAMS, Layout
-from stages.core.params import Params, check_params, each_once, read_yaml
+from stages.core.params import Params, check_params, each_once, read_section, read_yaml
 
 NAME = re.compile(r"(?=.*[A-Za-z_])[A-Za-z0-9_][A-Za-z0-9_-]*")
 WORDS = {"null", "true", "false"}  # what YAML and DVC take for something else than a name
@@ -60,11 +59,7 @@ class BuildParams(Params):
 
 
 def read_build(root: Path = Path()) -> BuildParams:
-    """Read and check params.yaml.
-
-    Raises:
-        InputError: It cannot be read, or a list or name in it is wrong; lists every fault.
-    """
+    """Read and check params.yaml."""
     path = root / PARAMS
     return check_params(BuildParams, read_yaml(path), path)
 
@@ -72,20 +67,13 @@ def read_build(root: Path = Path()) -> BuildParams:
 def built_models(layout: Layout) -> list[str]:
     """The names of all models that are built for a dataset, but not the ensemble's.
 
-    Raises:
-        InputError: A file cannot be read, or the dataset has no section of a backbone.
+    A backbone is left out where it has no section; `stages.check` asks for one or null.
     """
     groups = read_build(layout.root).build
     if not groups.backbones:
         return list(groups.models)
-    tree = read_yaml(layout.params)
-    sections = (tree.get("finetune") if isinstance(tree, dict) else None) or {}
-    if missing := [name for name in groups.backbones if name not in sections]:
-        raise InputError(
-            f"{layout.params}: finetune: no section for {missing}, which params.yaml builds, got "
-            f"{list(sections)}; expected one, or null where the dataset does without it"
-        )
-    return [*groups.models, *(name for name in groups.backbones if sections[name] is not None)]
+    sections = read_section(layout.params, "finetune") or {}
+    return [*groups.models, *(name for name in groups.backbones if sections.get(name) is not None)]
 
 
 def judged_models(layout: Layout) -> list[str]:

@@ -77,11 +77,7 @@ def parts_of_groups(group: npt.NDArray[Any], n: int, seed: int) -> Indices:
 
 
 def read_folds(path: Path, task: Task) -> Folds:
-    """Read folds.parquet.
-
-    Raises:
-        InputError: A column is missing, or fewer than two folds are stored.
-    """
+    """Read folds.parquet."""
     targets = [TARGET + name for name in task.classes]
     frame = read_table(path, [ID, PART, FOLD, GROUP, *targets])
     folds = Folds(

@@ -45,25 +45,13 @@ def each_once(values: tuple[V, ...]) -> tuple[V, ...]:
 
 
 def read_params(kind: type[P], layout: Layout, section: str | None = None) -> P:
-    """Read and check a section of a dataset's file: `section`, or the one that the class names.
-
-    ruamel.yaml reads YAML 1.2 as DVC does, where PyYAML takes `2e-5` for a string. Validation runs
-    in JSON mode, so that a list becomes a tuple and a quoted number is refused.
-
-    Raises:
-        InputError: The file or the section is missing, or any of its keys is unknown, missing or
-        wrong; lists every fault.
-    """
+    """Read and check a section of a dataset's file: `section`, or the one that the class names."""
     name = kind.section if section is None else section
     return check_params(kind, read_section(layout.params, name), layout.params, name)
 
 
 def read_section(path: Path, section: str) -> Any:
-    """What a section of a YAML file holds; dots in `section` go deeper.
-
-    Raises:
-        InputError: The file or the section is missing.
-    """
+    """What a section of a YAML file holds; dots in `section` go deeper."""
     tree = read_yaml(path)
     for step in section.split("."):
         if not isinstance(tree, dict) or step not in tree:
@@ -78,6 +66,8 @@ def read_section(path: Path, section: str) -> Any:
 
 def check_params(kind: type[P], tree: Any, path: Path, section: str = "") -> P:
     """The params that `tree` holds: those of the file `path`, or of its `section`.
+
+    Validation runs in JSON mode, so that a list becomes a tuple and a quoted number is refused.
 
     Raises:
         InputError: Any of its keys is unknown, missing or wrong; lists every fault.
@@ -112,11 +102,7 @@ def in_section(kind: type[Params], layout: Layout, section: str | None = None) -
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file, as DVC reads it.
-
-    Raises:
-        InputError: There is no such file, or it is no YAML.
-    """
+    """The content of a YAML file as DVC reads it: 1.2, where PyYAML takes `2e-5` for a string."""
     if not path.exists():
         known = sorted(file.stem for file in path.parent.glob("*.yaml"))
         raise InputError(f"{path}: no such file; expected one of {known} in {path.parent}")

@@ -16,10 +16,7 @@ OOF = "oof"  # part of the rows that were predicted out of fold
 def prediction_table(folds: Folds, task: Task, values: Mapping[str, Floats]) -> pd.DataFrame:
     """Columns `id`, `part` (oof, or the row's own part) and `<prefix><class>`; no copies of rows.
 
-    Args:
-        folds: For all rows.
-        task: Gives the classes.
-        values: Probabilities `(n_rows, n_classes)` by prefix (`p_`, `swapped_p_`).
+    `values` are probabilities `(n_rows, n_classes)` by prefix (`p_`, `swapped_p_`).
     """
     frame = pd.DataFrame({ID: folds.ids, PART: np.where(folds.part == TRAIN, OOF, folds.part)})
     for prefix, probabilities in values.items():

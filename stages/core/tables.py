@@ -3,7 +3,7 @@
 import json
 import math
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,11 +52,7 @@ def _remove(path: Path) -> None:
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:
-    """Write a table as Parquet or CSV, by the suffix, in the order of its rows.
-
-    Raises:
-        ValueError: An id stands twice.
-    """
+    """Write a table as Parquet or CSV, by the suffix, in the order of its rows."""
     if ID in frame and not frame[ID].is_unique:
         twice = frame.loc[frame[ID].duplicated(), ID].iloc[0]
         raise ValueError(f"{path}: {ID} must be unique, got {twice!r} twice")
@@ -68,11 +64,7 @@ def write_table(frame: pd.DataFrame, path: Path) -> None:
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """Read a table of ours, or only some of its columns.
-
-    Raises:
-        InputError: The file is missing, damaged, or lacks one of `columns`.
-    """
+    """Read a table of ours, or only some of its columns, which it must have."""
     import pyarrow as pa
 
     rows_of(path, columns or ())
@@ -84,11 +76,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame
 
 
 def rows_of(path: Path, columns: Sequence[str]) -> int:
-    """The number of rows of a table of ours, without reading them.
-
-    Raises:
-        InputError: The file is missing, damaged, or lacks one of `columns`.
-    """
+    """The number of rows of a table that must have `columns`, without reading them."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -111,11 +99,7 @@ def columns_with(path: Path, prefix: str) -> list[str]:
 
 
 def by_id(frame: pd.DataFrame, ids: pd.Series, source: Path) -> pd.DataFrame:
-    """The rows of `frame` in the order of `ids`, joined by id, never by position.
-
-    Raises:
-        InputError: An id of `ids` has no row in `frame`.
-    """
+    """The rows of `frame` in the order of `ids`, joined by id, never by position."""
     index = pd.Index(frame[ID]).get_indexer(pd.Index(ids))
     if (index < 0).any():
         lost = ids[index < 0]
@@ -130,29 +114,17 @@ def write_json(content: Mapping[str, Any], path: Path) -> None:
     """Write JSON with its keys in the order given.
 
     Raises:
-        ValueError: A number is NaN or infinite, at any depth: JSON has no such numbers, and DVC
-            would drop them. Names the keys that lead to each, joined by dots.
+        ValueError: A number is NaN or infinite: JSON has no such numbers, and DVC would drop them.
+            Names the keys that lead to each, joined by dots.
     """
-    if bad := [".".join(place) for place in _not_finite(content)]:
+    numbers = {key: n for key, n in flatten(content).items() if isinstance(n, float)}
+    if bad := [key for key, number in numbers.items() if not math.isfinite(number)]:
         raise ValueError(f"{path}: must be finite: {bad}")
     with atomic(path) as temporary:
         temporary.write_text(
             json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
             encoding="utf-8",
         )
-
-
-def _not_finite(value: Any) -> Iterator[tuple[str, ...]]:
-    """The keys, from the outside in, that lead to each number that is NaN or infinite."""
-    if isinstance(value, float) and not math.isfinite(value):
-        yield ()
-    if isinstance(value, Mapping):
-        items: Iterable[tuple[Any, Any]] = value.items()
-    else:
-        items = enumerate(value) if isinstance(value, list | tuple) else ()
-    for key, inner in items:
-        for place in _not_finite(inner):
-            yield (str(key), *place)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -165,11 +137,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        InputError: The file is missing or holds no JSON object.
-    """
+    """Read a JSON object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -180,11 +148,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_array(path: Path) -> npt.NDArray[Any]:
-    """An array on disk (.npy), mapped into memory.
-
-    Raises:
-        InputError: The file is missing or damaged.
-    """
+    """An array on disk (.npy), mapped into memory."""
     try:
         found: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, EOFError, ValueError) as error:

@@ -34,14 +34,13 @@ class Task:
 
     Targets and predictions are `(n_rows, n_classes)` in the order of the classes. Where the classes
     are `exclusive`, rows sum to 1; else each column is a probability on its own. `parts` are what
-    `design` can build, `usual_parts` those that it builds where the params name none. Only a
+    `design` can build; the first is built where the params name none. Only a
     `symmetric` task has a swap; the others are their own exchange.
     """
 
     kind: ClassVar[str]
-    text_columns: ClassVar[tuple[str, ...]]
-    parts: ClassVar[tuple[Part, ...]]
-    usual_parts: ClassVar[tuple[Part, ...]]
+    text_columns: ClassVar[tuple[str, ...]] = (TEXT,)
+    parts: ClassVar[tuple[Part, ...]] = ("text",)
     symmetric: ClassVar[bool] = False
     exclusive: ClassVar[bool] = True
     may_lack_classes: ClassVar[bool] = False  # whether no train row need have some class
@@ -109,8 +108,7 @@ class Task:
         parts: tuple[Part, ...],  # noqa: ARG002 - a text has one part
     ) -> Design:
         """The features of the text as they are; none of them is odd."""
-        block = blocks[TEXT]
-        return Design(block.X, n_odd=0)
+        return Design(blocks[TEXT].X, n_odd=0)
 
     def link(self, scores: Floats) -> Floats:
         """Probabilities `(n_rows, n_classes)` from scores (log-odds) of that shape."""
@@ -152,9 +150,6 @@ class SingleLabel(Task):
     """Which one of the classes a text belongs to."""
 
     kind = "single_label"
-    text_columns = (TEXT,)
-    parts = ("text",)
-    usual_parts = ("text",)
 
 
 class MultiLabel(Task):
@@ -164,9 +159,6 @@ class MultiLabel(Task):
     """
 
     kind = "multi_label"
-    text_columns = (TEXT,)
-    parts = ("text",)
-    usual_parts = ("text",)
     exclusive = False
 
     def has_classes(self, targets: Floats) -> npt.NDArray[np.bool_]:
@@ -218,7 +210,6 @@ class Preference(Task):
     kind = "preference"
     text_columns = ("prompt", "response_a", "response_b")
     parts = ("difference", "magnitude", "sum", "prompt")
-    usual_parts = ("difference",)
     symmetric = True
     may_lack_classes = True  # some judges never call a tie
     swapped: ClassVar[Mapping[str, str]] = {"response_a": "response_b", "response_b": "response_a"}
@@ -268,11 +259,7 @@ class Preference(Task):
         }
 
     def keys(self, parts: tuple[Part, ...]) -> tuple[str, ...]:
-        """Keys of the blocks that `design` takes for these parts.
-
-        Raises:
-            InputError: The task has no such part.
-        """
+        """Keys of the blocks that `design` takes for these parts."""
         super().keys(parts)
         answers = ("response_a", "response_b")
         return (*answers, "prompt", PAIR) if "prompt" in parts else answers
@@ -280,20 +267,15 @@ class Preference(Task):
     def design(self, blocks: Mapping[str, Block], parts: tuple[Part, ...]) -> Design:
         """Odd and even features of the pair from the features of its texts.
 
-        Args:
-            blocks: Features of `response_a` and `response_b`, the same names in both; `prompt`
-                and `pair` where there are any.
-            parts: What to build: `difference` a - b (odd), `magnitude` |a - b|, `sum` a + b,
-                `prompt` (prompt and pair features).
+        `difference` is a - b (odd), `magnitude` |a - b|, `sum` a + b, `prompt` the features of the
+        prompt and of the pair, where `blocks` has them.
         """
         a, b = blocks["response_a"], blocks["response_b"]
         if a.names != b.names:
             raise ValueError("response_a and response_b must have the same features")
         difference = a.X - b.X
         odd = [difference] if "difference" in parts else []
-        even = []
-        if "magnitude" in parts:
-            even.append(abs(difference))
+        even = [abs(difference)] if "magnitude" in parts else []
         if "sum" in parts:
             even.append(a.X + b.X)
         if "prompt" in parts:
@@ -311,19 +293,12 @@ class Preference(Task):
         return np.hstack([-X[:, :n_odd], X[:, n_odd:]])
 
 
-TASKS: dict[str, type[Task]] = {
-    Preference.kind: Preference,
-    SingleLabel.kind: SingleLabel,
-    MultiLabel.kind: MultiLabel,
-}
+KINDS: tuple[type[Task], ...] = (Preference, SingleLabel, MultiLabel)
+TASKS = {task.kind: task for task in KINDS}
 
 
 def read_task(path: Path) -> Task:
-    """The task that labels.json describes.
-
-    Raises:
-        InputError: The file is no labels.json, or names a kind of task that there is not.
-    """
+    """The task that labels.json describes."""
     content = read_json(path)
     kind = content.get("kind")
     if kind not in TASKS:

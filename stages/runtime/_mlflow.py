@@ -5,23 +5,24 @@ tag `stage` is `pipeline`; below that a run for each model, and for each fine-tu
 """
 
 import argparse
+import hashlib
 import json
 import logging
 import os
 import re
 import sqlite3
+import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any, TypeAlias
+from typing import Any
 
-from stages.core.layout import Layout
-from stages.runtime._results import Result, read_results, tags_of
+from stages.core.build import judged_models, read_build
+from stages.core.layout import ENSEMBLE, Layout
+from stages.core.tables import flatten
 
 log = logging.getLogger("verdict")
 
@@ -31,9 +32,69 @@ NETWORK = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT"
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}
 SERVER = "MLFLOW_TRACKING_URI"
 STORE = "mlflow.db"
-BATCH = 100  # params at once; MLflow takes no more, and 1,000 metrics
+TABLES = ("trials", "loss_curve", "classes", "confusion", "reliability")  # of `Layout`
 
-Message: TypeAlias = dict[str, Any]
+
+@dataclass(frozen=True)
+class Result:
+    """What is known of a model: params, metrics, and the text of its tables by file name."""
+
+    model: str
+    params: dict[str, str]
+    metrics: dict[str, float]
+    tables: dict[str, str]
+
+    @property
+    def content(self) -> str:
+        """A hash of all of it."""
+        parts = [self.params, self.metrics, self.tables]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def read_results(layout: Layout) -> Iterator[Result]:
+    """The results of all models that have scores."""
+    classical, used = read_build(layout.root).build.models, _read_json(layout.used_params)
+    for model in judged_models(layout):
+        if not (scores := _read_json(layout.scores(model))):
+            continue
+        if model in classical:
+            params = _read_json(layout.model(model) / "params.json")
+        else:
+            params = used["ensemble"] if model == ENSEMBLE else used["finetune"][model]
+        numbers = flatten(scores) | flatten(_read_json(layout.cost(model)))
+        paths = [(kind, getattr(layout, kind)(model)) for kind in TABLES]
+        yield Result(
+            model,
+            {key: str(value) for key, value in flatten(params).items()},
+            {key: float(value) for key, value in numbers.items() if isinstance(value, int | float)},
+            {kind + file.suffix: file.read_text("utf-8") for kind, file in paths if file.exists()},
+        )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text("utf-8"))) if path.exists() else {}
+
+
+def tags_of(layout: Layout) -> dict[str, str]:
+    """Where runs come from; `dirty`: code or params differ from the commit. None is empty."""
+    files = [path for path in (layout.labels, layout.folds) if path.exists()]
+    data = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+    head = _git(layout.root, "rev-parse", "HEAD")
+    words = ("--no-optional-locks", "status", "--porcelain", "-uno", "--", "*.py", "*.yaml")
+    tags = {
+        "dataset": layout.dataset,
+        "experiment": os.environ.get("DVC_EXP_NAME") or "workspace",
+        "commit": os.environ.get("DVC_EXP_BASELINE_REV") or head,
+        "dirty": head and str(bool(_git(layout.root, *words))).lower(),
+        "data": data if len(files) == 2 else "",
+    }
+    return {key: value for key, value in tags.items() if value}
+
+
+def _git(folder: Path, *words: str) -> str:
+    """What git answers; nothing where it refuses, as in the repository of another owner."""
+    command = ["git", "-C", str(folder), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603
 
 
 @dataclass(frozen=True)
@@ -45,55 +106,47 @@ class Store:
     parent: str
     tags: dict[str, str]
 
-    def begin(self, stage: str) -> str:
-        """Start a run below the parent."""
+    @contextmanager
+    def run(self, stage: str) -> Iterator[str]:
+        """A run below the parent, which failed if the block ends by an exception."""
         tags = {**self.tags, "stage": stage, "mlflow.parentRunId": self.parent}
-        return str(self.client.create_run(self.experiment, run_name=stage, tags=tags).info.run_id)
+        run = self.client.create_run(self.experiment, run_name=stage, tags=tags).info.run_id
+        status = "FAILED"
+        try:
+            yield run
+            status = "FINISHED"
+        finally:
+            self.client.set_terminated(run, status)
 
-    def holds(self, result: Result) -> bool:
+    def has(self, result: Result) -> bool:
         """Whether a run below the parent shows just this."""
-        wanted = {
-            "mlflow.parentRunId": self.parent,
-            "stage": result.model,
-            "content": result.content,
-        }
-        return bool(self.client.search_runs([self.experiment], _query(wanted), max_results=1))
-
-    def log(self, run: str, *, params: Mapping[str, str] | None = None, metrics: list[Any]) -> None:
-        """Add params and metrics to a run."""
-        from mlflow.entities import Param
-
-        shown = [Param(key, value) for key, value in (params or {}).items()]
-        for first in range(0, max(len(metrics), len(shown)), BATCH):
-            part = slice(first, first + BATCH)
-            self.client.log_batch(run, metrics=metrics[part], params=shown[part])
+        wanted = {"mlflow.parentRunId": self.parent, "content": result.content}
+        query = _query(wanted | {"stage": result.model})
+        return bool(self.client.search_runs([self.experiment], query, max_results=1))
 
 
 def write_results(layout: Layout, root: Path) -> None:
     """Write a run for each model whose results are not in the store yet."""
     # first of all: the workspace of `dvc exp run --temp` is removed when the experiment ends
-    results, tags = read_results(layout), tags_of(layout)
+    results, tags = list(read_results(layout)), tags_of(layout)
     os.chdir(root)
-    from mlflow.entities import Metric
+    from mlflow.entities import Metric, Param
 
     with _locked():
         store = _open(layout.dataset, tags)
         now = int(time.time() * 1000)
         for result in results:
-            if store.holds(result):
+            if store.has(result):
                 continue
-            run, status = store.begin(result.model), "FAILED"
-            try:
+            with store.run(result.model) as run:
                 metrics = [Metric(key, value, now, 0) for key, value in result.metrics.items()]
-                store.log(run, params=result.params, metrics=metrics)
+                params = [Param(key, value) for key, value in result.params.items()]
+                store.client.log_batch(run, metrics, params)
                 for name, text in result.tables.items():
                     store.client.log_text(run, text, name)
                 _log_data(store, run, Layout(layout.dataset, root).raw)
                 # last: what is cut off is written again
                 store.client.set_tag(run, "content", result.content)
-                status = "FINISHED"
-            finally:
-                store.client.set_terminated(run, status)
         store.client.set_terminated(store.parent)
 
 
@@ -107,28 +160,31 @@ def _log_data(store: Store, run: str, raw: Path) -> None:
         store.client.log_inputs(run, [DatasetInput(data)])
 
 
-def write_live(layout: Layout, root: Path, model: str, messages: "SimpleQueue[Message]") -> None:
-    """Write the loss curves of one fine-tune, until the message that it has ended."""
+def write_live(layout: Layout, root: Path, model: str, lines: Iterable[str]) -> None:
+    """Write the loss curves of one fine-tune, until it says that it ended; else it failed."""
     tags = tags_of(layout)
     os.chdir(root)
     from mlflow.entities import Metric
 
     with _locked():
         store = _open(layout.dataset, tags)
-    run, status = store.begin(f"live {model}"), "FAILED"
-    try:
-        while "end" not in (message := messages.get()):
+    with suppress(EOFError), store.run(f"live {model}") as run:
+        for line in lines:
+            message: dict[str, Any] = {}
+            with suppress(ValueError):  # half a line, of a stage that was killed
+                message = json.loads(line)
+            if "end" in message:
+                break
             now = int(time.time() * 1000)
             metrics = [
                 Metric(f"{message['curve']}/{key}", value, now, int(row["step"]))
-                for row in message["rows"]
+                for row in message.get("rows", ())
                 for key, value in row.items()
                 if key.endswith("_loss") and value is not None
             ]
-            store.log(run, metrics=metrics)
-        status = "FINISHED" if message["end"] else "FAILED"
-    finally:
-        store.client.set_terminated(run, status)
+            store.client.log_batch(run, metrics)
+        else:
+            raise EOFError
     store.client.set_terminated(store.parent)
 
 
@@ -150,8 +206,9 @@ def _open(dataset: str, tags: dict[str, str]) -> Store:
     from mlflow import MlflowClient
 
     server = os.environ.get(SERVER)
-    if not server:
-        _check_store()
+    if not server:  # MLflow tries for two minutes where it cannot write
+        with closing(sqlite3.connect(STORE)) as connection:
+            connection.execute("begin immediate")
     # relative, since in the address of a database `%` and `?` have a meaning
     client = MlflowClient(server or f"sqlite:///{STORE}")
     artifacts = None if server else Path("mlruns").resolve().as_uri()
@@ -171,12 +228,6 @@ def _open(dataset: str, tags: dict[str, str]) -> Store:
     return Store(client, number, str(parent.info.run_id), tags)
 
 
-def _check_store() -> None:
-    """Raise an error if the store cannot be written: MLflow tries for two minutes, and logs it."""
-    with closing(sqlite3.connect(STORE)) as connection:
-        connection.execute("begin immediate")
-
-
 def _experiment(client: Any, name: str, artifacts: str | None) -> str:
     """The number of the MLflow experiment `name`, made where there is none."""
     from mlflow.exceptions import MlflowException
@@ -192,14 +243,6 @@ def _experiment(client: Any, name: str, artifacts: str | None) -> str:
 
 def _query(tags: Mapping[str, str]) -> str:
     return " and ".join(f"tags.`{key}` = {value!r}" for key, value in tags.items())
-
-
-def _read(messages: "SimpleQueue[Message]") -> None:
-    """Take in what the stage sends, at once, so that its pipe is never full."""
-    for line in sys.stdin:
-        with suppress(ValueError):  # half a line, of a stage that was killed
-            messages.put(json.loads(line))
-    messages.put({"end": False})  # unless it has said before that all is well
 
 
 def main() -> None:
@@ -218,9 +261,7 @@ def main() -> None:
     layout, root = Layout(options.dataset, Path(options.workspace)), Path(options.root)
     try:
         if options.live:
-            messages: SimpleQueue[Message] = SimpleQueue()
-            threading.Thread(target=_read, args=[messages], daemon=True).start()
-            write_live(layout, root, options.live, messages)
+            write_live(layout, root, options.live, sys.stdin)
         else:
             write_results(layout, root)
     except Exception as error:  # noqa: BLE001 - the mirror must not break what it shows

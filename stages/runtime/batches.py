@@ -28,16 +28,8 @@ def map_table(
 ) -> int:
     """Write `id` and what `function` makes of `columns` for each row; how many rows there are.
 
-    Args:
-        function: Makes a frame of as many rows.
-        source: Parquet.
-        columns: What of `source` is taken.
-        target: Parquet.
-        size: Rows of a batch.
-        alone: Below so many rows this process works alone: starting others would not pay.
-
-    Raises:
-        InputError: `source` is missing, damaged, or lacks a column.
+    `size` is the rows of a batch. Below `alone` rows this process works alone: starting others
+    would not pay.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -70,11 +62,7 @@ def map_table(
 
 
 def read_batches(source: Path, columns: Sequence[str], size: int) -> Iterator[Any]:
-    """Arrow record batches of a table; one without rows where it has none.
-
-    Raises:
-        InputError: The table is damaged.
-    """
+    """Arrow record batches of a table; one without rows where it has none."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -47,14 +47,8 @@ def stream(
 ) -> Iterator[R]:
     """`map(function, items)` on the cluster, in order; items are taken as the cluster keeps up.
 
-    Args:
-        function: Goes to the object store once, with all that it refers to.
-        items: Each is sent to the task that takes it.
-        at_once: At most so many at the same time on the node with the fewest CPUs; on one with more
-            in proportion.
-
-    Raises:
-        InputError: The cluster cannot be used.
+    At most `at_once` run at the same time on the node with the fewest CPUs; on one with more, in
+    proportion.
     """
     ray = connect()
     at_work = cores()
@@ -93,16 +87,8 @@ def _take(number: int, reference: Any) -> Any:
 def fit(trainer: Any, work: Callable[[], R], storage: Path, **scaling: Any) -> R:
     """Run `work` in a group of processes; what the first returns.
 
-    If one dies, all start anew, a few times; bad input ends the work at once.
-
-    Args:
-        trainer: A trainer class of Ray Train.
-        work: What each process does.
-        storage: A folder for Ray Train's own files, seen by all nodes.
-        scaling: As Ray Train's `ScalingConfig`.
-
-    Raises:
-        InputError: The cluster cannot be used, or what `work` raised in a process.
+    If one dies, all start anew, a few times; bad input ends the work at once. `trainer` is a class
+    of Ray Train; `storage`, a folder for its own files, is seen by all nodes.
     """
     connect()
     from ray.train import RunConfig, ScalingConfig, WorkerGroupError
@@ -142,11 +128,7 @@ def plain_errors() -> Iterator[None]:
 
 
 def cores() -> list[int]:
-    """The number of CPUs of each node that has some.
-
-    Raises:
-        InputError: None has.
-    """
+    """The number of CPUs of each node that has some."""
     nodes = connect().nodes()
     found = [int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]]
     if not any(found):
@@ -155,11 +137,7 @@ def cores() -> list[int]:
 
 
 def connect() -> Any:
-    """The module `ray`, connected to the cluster.
-
-    Raises:
-        InputError: Ray is not installed, or there is no cluster at the address.
-    """
+    """The module `ray`, connected to the cluster."""
     address = os.environ[ADDRESS]
     try:
         import ray

@@ -29,12 +29,8 @@ class Cost:
         CPU time and memory are those of the whole process from its start, imports included; wall
         time starts with the stage.
         """
-        usage = [
-            resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-        ]
-        unit = (
-            1 if sys.platform == "darwin" else 1024
-        )  # ru_maxrss is in bytes on macOS, in KiB elsewhere
+        usage = [resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, else KiB
         spent = {
             "wall_seconds": round(time.perf_counter() - self._started, 3),
             "cpu_seconds": round(sum(u.ru_utime + u.ru_stime for u in usage), 3),

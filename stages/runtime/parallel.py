@@ -26,11 +26,7 @@ R = TypeVar("R")
 
 
 def workers() -> int:
-    """The number of workers: the variable VERDICT_WORKERS, or the cores that this process may use.
-
-    Raises:
-        InputError: VERDICT_WORKERS is no positive whole number.
-    """
+    """The number of workers: VERDICT_WORKERS, or the cores that this process may use."""
     given = os.environ.get(WORKERS)
     if given is None:
         return int(cpu_count())

@@ -58,6 +58,8 @@ class Live:
         if self._on:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._writer = _start(self._dataset, subprocess.PIPE, f"--live={self._model}")
+            if self._writer and self._writer.stdin:  # what a full pipe has no room for is not shown
+                os.set_blocking(self._writer.stdin.fileno(), False)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -82,7 +84,7 @@ class Live:
 
     def _send(self, **message: Any) -> None:
         if self._writer and self._writer.stdin:
-            with suppress(OSError, TypeError, ValueError):  # it has said why, and gone
+            with suppress(OSError):  # it has said why, and gone
                 self._writer.stdin.write(json.dumps(message, default=float).encode() + b"\n")
 
     def _draw(self, name: str, rows: Sequence[Row]) -> None:

@@ -50,11 +50,7 @@ class Pipeline(NamedTuple):
 
 
 def read_pipeline(folder: Path) -> Pipeline:
-    """What DVC knows of the pipeline in `folder`.
-
-    Raises:
-        InputError: DVC runs a stage there, or cannot read it.
-    """
+    """What DVC knows of the pipeline in `folder`."""
     from dvc.exceptions import DvcException
     from dvc.lock import LockError
     from dvc.repo import Repo
@@ -76,31 +72,24 @@ def read_pipeline(folder: Path) -> Pipeline:
 
 
 def select(needs: Mapping[str, set[str]], targets: Collection[str]) -> dict[str, set[str]]:
-    """The targets (a name without @ means all stages of it) and all that they depend on.
+    """The targets (a name without @ means all stages of it) and all that they depend on."""
+    import networkx as nx
 
-    Raises:
-        InputError: There is no such stage.
-    """
-    unknown = [t for t in targets if not any(t in (name, name.split("@")[0]) for name in needs)]
-    if unknown:
+    names = {name: {name, name.split("@")[0]} for name in needs}
+    if unknown := sorted(set(targets).difference(*names.values())):
         raise InputError.listing(f"targets: got {unknown}; expected some of", sorted(needs))
-    todo = [name for name in needs if not targets or {name, name.split("@")[0]} & set(targets)]
-    found: dict[str, set[str]] = {}
-    while todo:
-        name = todo.pop()
-        if name not in found:
-            found[name] = needs[name]
-            todo += needs[name]
-    return found
+    chosen = {name for name in needs if not targets or names[name] & set(targets)}
+    graph = nx.DiGraph(needs)
+    chosen = chosen.union(*(nx.descendants(graph, name) for name in chosen))
+    return {name: needs[name] for name in needs if name in chosen}
 
 
-def chain_lengths(needs: Mapping[str, set[str]]) -> dict[str, int]:
-    """How many stages stand in the longest chain that starts with each stage."""
-    lengths = dict.fromkeys(needs, 1)
-    for name in reversed(list(TopologicalSorter(needs).static_order())):
-        for need in needs[name]:
-            lengths[need] = max(lengths[need], lengths[name] + 1)
-    return lengths
+def followers(needs: Mapping[str, set[str]]) -> dict[str, int]:
+    """How many stages follow each one in the longest chain."""
+    import networkx as nx
+
+    steps = enumerate(nx.topological_generations(nx.DiGraph(needs)))
+    return {name: number for number, names in steps for name in names}
 
 
 class Workers:
@@ -191,7 +180,7 @@ def _terminable() -> Iterator[None]:
 def build(pipeline: Pipeline, workers: Workers) -> list[str]:
     """Run what is stale or follows it; the names of the stages that failed or were left out."""
     needs = pipeline.needs
-    rank, sorter = chain_lengths(needs), TopologicalSorter(needs)
+    rank, sorter = followers(needs), TopologicalSorter(needs)
     sorter.prepare()
     ran: set[str] = set()
     failed: list[str] = []

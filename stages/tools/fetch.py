@@ -56,9 +56,10 @@ class Source:
 
 def goemotions(files: Mapping[str, Path], raw: Path) -> None:
     """Three Parquet parts of the official split: text, class numbers, id."""
-    parts = {"train": "train", "validation": "dev", "test": "test"}
-    for part, name in parts.items():
-        table = read_parquet(files[f"{part}-00000-of-00001.parquet"])
+    import pyarrow.parquet as pq
+
+    for part, name in {"train": "train", "validation": "dev", "test": "test"}.items():
+        table = pq.read_table(files[f"{part}-00000-of-00001.parquet"])
         labels = [",".join(map(str, row)) for row in table["labels"].to_pylist()]
         rows = zip(table["text"].to_pylist(), labels, table["id"].to_pylist(), strict=True)
         if name == "test":
@@ -71,8 +72,10 @@ def goemotions(files: Mapping[str, Path], raw: Path) -> None:
 
 def dbpedia14(files: Mapping[str, Path], raw: Path) -> None:
     """Two Parquet parts: title, content and the class number from 0, written as from 1."""
+    import pyarrow.parquet as pq
+
     for part, start in (("train", "tr"), ("test", "te")):
-        table = read_parquet(files[f"{part}-00000-of-00001.parquet"])
+        table = pq.read_table(files[f"{part}-00000-of-00001.parquet"])
         ids = [f"{start}{at:06d}" for at in range(len(table))]
         classes = [number + 1 for number in table["label"].to_pylist()]
         texts = (table["title"].to_pylist(), table["content"].to_pylist())
@@ -156,13 +159,6 @@ SOURCES = {
 }  # fmt: skip
 
 
-def read_parquet(path: Path) -> Any:
-    """The Arrow table."""
-    import pyarrow.parquet as pq
-
-    return pq.read_table(path)
-
-
 def class_names(table: Any, column: str) -> list[str]:
     """The names of the classes of a column, as the hub's `datasets` stores them in a schema."""
     feature = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"][column]
@@ -191,14 +187,12 @@ def write_parts(raw: Path, rows: Iterable[tuple[str, str]], prefix: str) -> None
         known.setdefault(text, label)
     labelled = [(f"{prefix}{at:06d}", *row) for at, row in enumerate(known.items())]
 
-    def is_test(text: str) -> bool:
-        return hashlib.sha256(text.encode()).digest()[0] % TEST_SHARE == 0
-
-    train = [row for row in labelled if not is_test(row[1])]
-    test = [row for row in labelled if is_test(row[1])]
-    write_rows(raw / "train.csv", ["id", "text", "label"], train)
-    write_rows(raw / "test.csv", ["id", "text"], (row[:2] for row in test))
-    write_test_labels(raw, ((row[0], row[2]) for row in test))
+    parts: tuple[list[tuple[str, str, str]], ...] = ([], [])  # train and test
+    for row in labelled:
+        parts[hashlib.sha256(row[1].encode()).digest()[0] % TEST_SHARE == 0].append(row)
+    write_rows(raw / "train.csv", ["id", "text", "label"], parts[0])
+    write_rows(raw / "test.csv", ["id", "text"], (row[:2] for row in parts[1]))
+    write_test_labels(raw, ((row[0], row[2]) for row in parts[1]))
 
 
 def download(source: Source, downloads: Path) -> None:
@@ -222,11 +216,7 @@ def download(source: Source, downloads: Path) -> None:
 
 
 def located(source: Source, downloads: Path) -> dict[str, Path]:
-    """The downloaded files by name, as the source has them in folders or all in one.
-
-    Raises:
-        InputError: A file is missing or is another one than expected.
-    """
+    """The downloaded files by name, as the source has them in folders or all in one."""
     files, faults = {}, []
     for name, expected in source.files.items():
         flat = Path(name).name

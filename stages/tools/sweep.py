@@ -27,7 +27,7 @@ import time
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pandas as pd
 from pydantic import Field
@@ -63,19 +63,6 @@ class SweepParams(Params):
     seed: Annotated[int, Field(ge=0)]
 
 
-class Runner(Protocol):
-    """What runs experiments."""
-
-    def put(self, name: str, values: Mapping[str, Any]) -> None:
-        """Queue an experiment."""
-
-    def knows(self, name: str) -> bool:
-        """Whether it was queued before."""
-
-    def results(self, names: Iterable[str]) -> dict[str, float | None]:
-        """Wait for them, and read their metrics; None for one that failed."""
-
-
 @dataclass(frozen=True)
 class Queue:
     """The queue of DVC, with `jobs` workers."""
@@ -89,15 +76,14 @@ class Queue:
         Raises:
             InputError: DVC refuses it: no such param, or an experiment of this name exists.
         """
-        options = [word for key, value in values.items() for word in ("-S", override(key, value))]
-        _dvc("exp", "run", "--queue", "--name", name, *options)
+        _dvc("exp", "run", "--queue", "--name", name, *(override(*item) for item in values.items()))
 
     def knows(self, name: str) -> bool:
         """Whether it waits or ran."""
         return bool(self._states({name})) or self._read(name) is not None
 
     def results(self, names: Iterable[str]) -> dict[str, float | None]:
-        """Wait until no worker has any of them, and read their metrics."""
+        """Wait until no worker has any of them, and read their metrics; None where one failed."""
         names = set(names)
         while under_way := {"Queued", "Running"} & set(self._states(names).values()):
             if "Queued" in under_way:  # a worker that finds nothing to do leaves
@@ -120,11 +106,7 @@ class Queue:
 
 
 def read_metric(metric: Metric, revision: str | None = None) -> float:
-    """The metric at a revision, or in the workspace.
-
-    Raises:
-        InputError: There is no such file or no such number in it.
-    """
+    """The metric at a revision, or in the workspace."""
     from dvc.api import metrics_show
 
     try:
@@ -144,11 +126,7 @@ def read_metric(metric: Metric, revision: str | None = None) -> float:
 
 
 def check_metric(metric: Metric) -> None:
-    """Refuse a metric that no experiment will have, before the first one runs.
-
-    Raises:
-        InputError: The file is no output of a stage, or is there and lacks the number.
-    """
+    """Refuse a metric that no experiment will have, before the first one runs."""
     from dvc.repo import Repo
 
     with Repo(_wait_for_lock=True) as repo:
@@ -159,11 +137,11 @@ def check_metric(metric: Metric) -> None:
 
 
 def override(key: str, value: Any) -> str:
-    """A param as an option of `dvc exp run -S`."""
-    return f"{key}={json.dumps(value)}"
+    """A param as an option of `dvc exp run`."""
+    return f"--set-param={key}={json.dumps(value)}"
 
 
-def sweep(study: "Study", name: str, plan: SweepParams, trials: int, jobs: int, at: Runner) -> None:
+def sweep(study: "Study", name: str, plan: SweepParams, trials: int, jobs: int, at: Queue) -> None:
     """Bring `study` to that many trials, in batches of `jobs`, on the experiments `<name>-<n>`."""
     from optuna.samplers import TPESampler
     from optuna.trial import TrialState
@@ -198,11 +176,7 @@ def sweep(study: "Study", name: str, plan: SweepParams, trials: int, jobs: int, 
 
 
 def check_plan(study: "Study", plan: SweepParams, path: Path) -> None:
-    """Keep the plan with the study; trials of another plan would not compare.
-
-    Raises:
-        InputError: The study was made for another plan.
-    """
+    """Keep the plan with the study; trials of another plan would not compare."""
     own = plan.model_dump(mode="json")
     if study.user_attrs.get("plan", own) != own:
         raise InputError(
@@ -225,17 +199,13 @@ def _tell(study: "Study", number: int, name: str, value: float | None) -> None:
 
 def table(study: "Study", name: str) -> pd.DataFrame:
     """A row for each trial, the best first, the failed last; of the params' keys what differs."""
-    files = {key.rpartition(":")[0] for trial in study.trials for key in trial.params}
+    keys = list(dict.fromkeys(key for trial in study.trials for key in trial.params))
+    files = {key.rpartition(":")[0] for key in keys}
     common = f"{files.pop()}:" if len(files) == 1 else ""
-    lines = [
-        {
-            "experiment": f"{name}-{trial.number:03d}",
-            "value": trial.value,
-            **{key.removeprefix(common): value for key, value in trial.params.items()},
-        }
-        for trial in study.trials
-    ]
-    return pd.DataFrame(lines).sort_values("value", ascending=study.direction.name == "MINIMIZE")
+    lines = [(f"{name}-{n.number:03d}", n.value, *map(n.params.get, keys)) for n in study.trials]
+    columns = ["experiment", "value", *(key.removeprefix(common) for key in keys)]
+    found = pd.DataFrame(lines, columns=columns)
+    return found.sort_values("value", ascending=study.direction.name == "MINIMIZE")
 
 
 def _dvc(*words: str) -> str:

@@ -64,18 +64,12 @@ def closure_of(files: Iterable[Path]) -> set[Path]:
 
 def code_deps(stage: dict[str, Any]) -> list[str]:
     """The code deps of a stage of dvc.yaml, sorted."""
-    words = stage["cmd"].replace("'", "").split()
-    module = words[2]
-    files = {Path(*module.split(".")).with_suffix(".py")} if MODEL not in module else set()
-    own = f"stages/models/{MODEL}.py"
-    found = set()
-    if MODEL in stage["cmd"]:
-        models = {Path("stages/models", f"{name}.py") for name in models_of(stage)}
-        found = {own}
-        files |= models
-    else:
-        models = set()
-    for file in closure_of(files) - models:
+    module = stage["cmd"].replace("'", "").split()[2]
+    names = models_of(stage) if MODEL in stage["cmd"] else ()
+    models = {Path("stages/models", f"{name}.py") for name in names}
+    found = {f"stages/models/{MODEL}.py"} if models else set()
+    own = set() if MODEL in module else {Path(*module.split(".")).with_suffix(".py")}
+    for file in closure_of(models | own) - models:
         name = file.as_posix()
         whole = next((folder for folder in WHOLE if name.startswith(f"{folder}/")), None)
         if not name.startswith(f"{FREE}/"):

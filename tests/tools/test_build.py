@@ -26,8 +26,8 @@ def test_targets_come_with_what_they_depend_on_and_a_name_means_all_of_its_stage
 
 def test_chains_are_counted_to_their_longest_end():
     needs = DIAMOND | {"far": {"right"}, "farther": {"far"}}
-    expected = {"one": 4, "right": 3, "far": 2, "farther": 1, "left@x": 2, "end": 1}
-    assert build.chain_lengths(needs) == expected
+    expected = {"one": 3, "right": 2, "far": 1, "farther": 0, "left@x": 1, "end": 0}
+    assert build.followers(needs) == expected
 
 
 class OneByOne:

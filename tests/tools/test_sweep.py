@@ -157,7 +157,7 @@ def test_sweep_that_has_its_trials_runs_none(make_study, plan):
     [(1e-5, "k=1e-05"), (3, "k=3"), (None, "k=null"), (True, "k=true"), ("a b", 'k="a b"')],
 )
 def test_override_is_what_dvc_reads(value, text):
-    assert override("k", value) == text
+    assert override("k", value) == f"--set-param={text}"
 
 
 def test_file_with_faults_lists_them_all(tmp_path):

@@ -36,7 +36,7 @@ class SourceParams(Params):
 
     def parts_of(self, task: Task) -> tuple[Part, ...]:
         """The parts to build for a task."""
-        return task.usual_parts if self.parts is None else self.parts
+        return task.parts[:1] if self.parts is None else self.parts
 
 
 class ScaledSource(SourceParams):

@@ -4,9 +4,7 @@ Rows of a group (near-duplicates of one prompt) are not independent, so whole gr
 resample is a multinomial count over the groups, and the mean difference a ratio of two sums. The
 interval is studentised (bootstrap-t; Efron and Tibshirani, 1993, chapter 12): each resample's
 deviation from the mean is divided by its own cluster-robust standard error, and the quantiles of
-that ratio widen the observed one. The plain percentile interval is too narrow where losses are
-skewed: of 1,000 simulations with 150 groups it held the truth in 93.4 % (exponential) and 90.6 %
-(log-normal differences), this one in 94.3 and 92.4 %.
+that ratio widen the observed one, since the percentile interval is too narrow for skewed losses.
 """
 
 from dataclasses import dataclass
@@ -47,18 +45,15 @@ class Interval:
 def interval(
     differences: Floats, clusters: npt.NDArray[np.intp], resamples: int = RESAMPLES
 ) -> Interval:
-    """The 95 % interval of the mean of `differences`, and the verdict.
+    """The 95 % interval of the mean of `differences` (loss after - before), and the verdict.
 
-    Args:
-        differences: Loss after minus loss before, `(n_rows,)`.
-        clusters: The number of each row's group, `(n_rows,)`, 0 to the number of groups - 1.
-        resamples: How many to draw; always the same ones for the same number of groups.
+    `clusters` are the numbers of the rows' groups, from 0. The resamples are always the same ones
+    for the same number of groups.
     """
     mean = float(differences.mean())
     if not differences.any():
         return Interval(0.0, None, None, None, "same")
-    n_differing = len(np.unique(clusters[differences != 0]))
-    if n_differing < FEWEST:
+    if len(np.unique(clusters[differences != 0])) < FEWEST:
         return Interval(mean, None, None, None, "undecided")
     sums = np.bincount(clusters, differences - mean).astype(float)  # of deviations: 0 in all
     columns = _columns(sums, np.bincount(clusters).astype(float))
@@ -73,20 +68,12 @@ def interval(
 
 
 def _columns(sums: Floats, sizes: Floats) -> Floats:
-    """What the mean deviation of a resample and its standard error are made of, by group.
-
-    Args:
-        sums: Of the deviations in each group, `(n_groups,)`.
-        sizes: Rows of each group, `(n_groups,)`.
-    """
+    """What the mean deviation and its error are made of, from sums and rows of each group."""
     return np.column_stack([sums, sizes, sums**2, sums * sizes, sizes**2])
 
 
 def _deviations(totals: Floats, n_groups: int) -> tuple[Floats, Floats]:
-    """Mean deviation and its cluster-robust standard error in each resample, `(n_resamples,)`.
-
-    `totals` are the sums of the columns over the drawn groups, `(n_resamples, 5)`.
-    """
+    """Mean deviation and its cluster-robust standard error in each resample, `(n_resamples,)`."""
     total, rows, squares, products, sizes_squared = totals.T
     mean = total / rows
     spread = squares - 2 * mean * products + mean**2 * sizes_squared

@@ -18,25 +18,19 @@ SCALE = 1.5  # pixels for one of a specification
 
 
 def write_plots(before: Revision, after: Revision, folder: Path) -> None:
-    """Write `<kind>-<dataset>-<model>.png` for each plot whose file differs.
-
-    Raises:
-        InputError: DVC could not make the plots.
-    """
+    """Write `<kind>-<dataset>-<model>.png` for each plot whose file differs."""
     import vl_convert
 
     with atomic(folder) as temporary:
         temporary.mkdir()
         for path, specification in specifications(before, after).items():
-            if content(before, path) != content(after, path):
+            old, new = (
+                side.read(path) if side.fs.exists(path) else None for side in (before, after)
+            )
+            if old != new:
                 name = Path(path).with_suffix(".png").as_posix().removeprefix("metrics/")
                 image = vl_convert.vegalite_to_png(specification, scale=SCALE)
                 (temporary / name.replace("/", "-")).write_bytes(image)
-
-
-def content(revision: Revision, path: str) -> bytes | None:
-    """The content of a file, None where it is missing."""
-    return revision.read(path) if revision.fs.exists(path) else None
 
 
 def specifications(before: Revision, after: Revision) -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from stages.tools.compare._bootstrap import LEVEL, RESAMPLES, Interval, Verdict
-from stages.tools.compare._revisions import Changes, Pair
+from stages.tools.compare._revisions import Changes
 
 MARKER = "<!-- verdict: compare -->"  # by which a workflow finds its comment again
 LONGEST = 60  # characters of a param's value
@@ -50,11 +50,6 @@ class Section:
     typed: bool = True
 
 
-def as_json(report: Report) -> dict[str, Any]:
-    """Plain lists, maps and numbers."""
-    return asdict(report)
-
-
 def as_text(report: Report) -> str:
     """Aligned tables for a terminal."""
     parts = [f"{report.before} -> {report.after}: {summary(report)}"]
@@ -81,9 +76,7 @@ def as_markdown(report: Report) -> str:
 
 def summary(report: Report) -> str:
     """How many of the comparisons ended how."""
-    verdicts: Counter[Verdict] = Counter(
-        comparison.interval.verdict for comparison in report.comparisons
-    )
+    verdicts = Counter(comparison.interval.verdict for comparison in report.comparisons)
     return ", ".join(f"{n} {name}" for name in VERDICTS if (n := verdicts[name]))
 
 
@@ -149,7 +142,7 @@ def changes(changed: Changes) -> list[Section]:
     """What differs between the two sides; no section for what does not."""
     keys = list(dict.fromkeys(key for values in changed.cost.values() for key in values))
     costs = [
-        [name, *(arrow(values[key]) if key in values else "" for key in keys)]
+        [name, *(" → ".join(map(str, values.get(key, ()))) for key in keys)]
         for name, values in changed.cost.items()
     ]
     params = [[name, *map(shortened, values)] for name, values in changed.params.items()]
@@ -170,11 +163,6 @@ def changes(changed: Changes) -> list[Section]:
     return [section for section in sections if section.rows]
 
 
-def arrow(values: Pair) -> str:
-    """A figure before and after."""
-    return " → ".join(map(str, values))
-
-
 def shortened(value: Any) -> str:
     """A value on one line; a dash where there is none."""
     text = "-" if value is None else " ".join(str(value).split())
@@ -183,13 +171,10 @@ def shortened(value: Any) -> str:
 
 def aligned(rows: list[list[str]]) -> Iterable[str]:
     """Lines of a table, its columns as wide as their widest cell."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        first, *others = (
-            cell.ljust(width) if at == 0 else cell.rjust(width)
-            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        yield "  ".join([first, *others]).rstrip()
+    first, *widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for name, *figures in rows:
+        right = (cell.rjust(width) for cell, width in zip(figures, widths, strict=True))
+        yield "  ".join([name.ljust(first), *right]).rstrip()
 
 
 def piped(section: Section) -> str:

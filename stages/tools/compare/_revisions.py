@@ -31,11 +31,7 @@ class Revision:
         return sorted(self.fs.glob(pattern.as_posix()))
 
     def read(self, path: str) -> bytes:
-        """The content of a file.
-
-        Raises:
-            InputError: There is no such file.
-        """
+        """The content of a file."""
         try:
             content: bytes = self.fs.cat_file(path)
         except FileNotFoundError:
@@ -74,11 +70,7 @@ def changes(before: Revision, after: Revision, datasets: list[str]) -> Changes:
 
 
 def open_revision(name: str | None) -> Revision:
-    """A branch, tag, commit or experiment of the repository here; None: the workspace.
-
-    Raises:
-        InputError: There is no such revision, or no repository.
-    """
+    """A branch, tag, commit or experiment of the repository here; None: the workspace."""
     from dvc.scm import SCM, SCMError, resolve_rev
     from fsspec.implementations.dirfs import DirFileSystem
     from fsspec.implementations.local import LocalFileSystem

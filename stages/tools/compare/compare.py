@@ -16,7 +16,7 @@ the interval does not know.
     python -m stages.tools.compare.compare main my-experiment --markdown-out comment.md
 """
 
-from collections.abc import Iterable
+from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -33,7 +33,7 @@ from stages.runtime.cli import run
 from stages.runtime.outputs import file_faults, folder_faults
 from stages.tools.compare._bootstrap import interval
 from stages.tools.compare._plots import write_plots
-from stages.tools.compare._report import Comparison, Report, as_json, as_markdown, as_text
+from stages.tools.compare._report import Comparison, Report, as_markdown, as_text
 from stages.tools.compare._revisions import Revision, changes, name_of, open_revision
 
 Name: TypeAlias = tuple[str, str]  # dataset and model
@@ -44,14 +44,11 @@ def joined_groups(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArra
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    left_number, left_names = pd.factorize(left)
-    right_number, right_names = pd.factorize(right)
-    nodes = len(left_names) + len(right_names)
-    edges = coo_array(
-        (np.ones(len(left)), (left_number, len(left_names) + right_number)), shape=(nodes, nodes)
-    )
+    one, other = pd.factorize(left)[0], pd.factorize(right)[0]
+    other += len(left)
+    edges = coo_array((np.ones(len(left)), (one, other)), shape=[2 * len(left)] * 2)
     _, component = connected_components(edges, directed=False)
-    numbers: npt.NDArray[np.intp] = pd.factorize(component[left_number])[0]
+    numbers: npt.NDArray[np.intp] = pd.factorize(component[one])[0]
     return numbers
 
 
@@ -83,11 +80,7 @@ def side(shared: pd.DataFrame, column: str, name: str) -> npt.NDArray[Any]:
 
 
 def compare(before: Revision, after: Revision) -> Report:
-    """Compare every model of every dataset that both sides have.
-
-    Raises:
-        InputError: A side has no losses, or a dataset cannot be compared; lists all faults.
-    """
+    """Compare every model of every dataset that both sides have."""
     old, new = read_all(before), read_all(after)
     common = [name for name in old if name in new]
     datasets = list(dict.fromkeys(dataset for dataset, _ in common))
@@ -99,7 +92,8 @@ def compare(before: Revision, after: Revision) -> Report:
         if not any(found[name] for name in common if name[0] == dataset)
     ]
     if not common:
-        faults = [f"got {listed(old)} and {listed(new)}; expected a model that both sides have"]
+        had, has = (", ".join(map("/".join, names)) for names in (old, new))
+        faults = [f"got {had} and {has}; expected a model that both sides have"]
     if faults:
         raise InputError.listing(f"{before.label} and {after.label} cannot be compared:", faults)
     left_out = {
@@ -117,11 +111,7 @@ def compare(before: Revision, after: Revision) -> Report:
 
 
 def read_all(revision: Revision) -> dict[Name, pd.DataFrame]:
-    """The losses of all models that judged any row, by dataset and model.
-
-    Raises:
-        InputError: There are none.
-    """
+    """The losses of all models that judged any row, by dataset and model."""
     losses = Layout("*").losses("*")
     tables = {
         name_of(path): read_losses(revision.read(path), f"{revision.label}: {path}")
@@ -147,11 +137,6 @@ def label_faults(before: Revision, after: Revision, dataset: str, model: str) ->
     )
     fault = f"{dataset}/{model}: labels: got {old} and {new}; expected the same"
     return [] if old == new else [fault]
-
-
-def listed(names: Iterable[Name]) -> str:
-    """Models by their dataset, for a person."""
-    return ", ".join("/".join(name) for name in names)
 
 
 def main(
@@ -183,7 +168,7 @@ def main(
         with atomic(markdown_out) as temporary:
             temporary.write_text(as_markdown(report), encoding="utf-8")
     if json_out is not None:
-        write_json(as_json(report), json_out)
+        write_json(asdict(report), json_out)
     if plots_out is not None:
         write_plots(*sides, plots_out)
 
