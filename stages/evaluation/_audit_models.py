@@ -53,11 +53,8 @@ def group_models(names: pd.DataFrame, n: int) -> pd.DataFrame:
 def trials(names: pd.DataFrame, group: npt.NDArray[Any], n: int, seed: int) -> Iterator[Trial]:
     """Trials that hold each row out once, with all models of the groups of both its answers.
 
-    Args:
-        names: Columns `model_a`, `model_b` of the rows with both names.
-        group: Prompt group of each row, `(n_rows,)`.
-        n: Groups of models.
-        seed: Of the control rows.
+    `names` are of the rows that have both, `group` their prompt groups `(n_rows,)`; there are `n`
+    groups of models.
     """
     numbers = group_models(names[[MODEL_A, MODEL_B]], n)
     low, high = numbers.min(axis=1).to_numpy(), numbers.max(axis=1).to_numpy()
@@ -77,16 +74,9 @@ def shift(
 ) -> tuple[Floats, Floats, float]:
     """Losses of rows whose models were not seen, and of the same rows by the control.
 
-    Args:
-        names: Columns `model_a`, `model_b`, None where unknown, rows as in `folds`.
-        folds: Of all rows; only their groups are used.
-        losses: Fits and judges; row numbers are those of `folds`.
-        n: Groups of models.
-        seed: Of the control rows.
-
-    Returns:
-        Both `(n_rows,)`, NaN for rows that no trial held out, and the mean number of rows that a
-        trial was fitted on.
+    `names` are None where unknown, rows as in `folds`; `n` is the number of groups of models. Both
+    losses are `(n_rows,)`, NaN for rows that no trial held out; last comes the mean number of rows
+    that a trial was fitted on.
     """
     known = np.flatnonzero(names.notna().all(axis=1))
     unseen, control = np.full((2, len(names)), np.nan)

@@ -232,11 +232,8 @@ def audit_truth(judged: OofPredictions, truth: Floats, folds: Folds) -> Found:
 def audit_names(names: pd.DataFrame, base: Regression, seen: Floats, params: AuditParams) -> Found:
     """Shift to models that were never seen, and what style knows of them.
 
-    Args:
-        names: Columns `model_a`, `model_b`, rows as in the folds.
-        base: The regression on style.
-        seen: Its out-of-fold losses on the stored folds.
-        params: How models are left out.
+    `names` has columns `model_a`, `model_b`, rows as in the folds; `base` is the regression on
+    style, `seen` its out-of-fold losses on the stored folds.
     """
     known = names.notna().all(axis=1).to_numpy()
     found: Found = {

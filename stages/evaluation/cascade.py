@@ -67,13 +67,8 @@ def choose_threshold(sure: Floats, cheap: Floats, dear: Floats, most_lost: float
     """The lowest threshold that surely loses at most `most_lost` against the ensemble.
 
     What is lost on these rows and one standard error of it stay within that there, and at all
-    thresholds above: a single row that the ensemble gets very wrong must not outweigh many.
-
-    Args:
-        sure: Confidence of the cheap model, `(n_rows,)`.
-        cheap: Losses of the cheap model.
-        dear: Losses of the ensemble.
-        most_lost: Mean over all rows.
+    thresholds above: a single row that the ensemble gets very wrong must not outweigh many. `sure`
+    is the confidence of the cheap model, `cheap` and `dear` are both losses, all `(n_rows,)`.
     """
     order = np.argsort(-sure, kind="stable")
     reached, difference = sure[order], (cheap - dear)[order]

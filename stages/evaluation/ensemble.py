@@ -18,7 +18,7 @@ only, that fold is divided into parts, which take the place of folds.
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -117,78 +117,52 @@ def log_loss(task: Task, targets: Floats, probabilities: Floats) -> float:
     return float(task.row_losses(targets, probabilities).mean())
 
 
-def pull(weights: Floats, n_rows: int) -> tuple[float, Floats]:
-    """What the distance of weights `(n_members,)` from equal ones adds to the mean loss of rows.
-
-    Returns:
-        The penalty and its slopes `(n_members,)`.
-    """
-    away = weights - 1 / len(weights)
-    return PENALTY * float(away @ away) / n_rows, 2 * PENALTY * away / n_rows
-
-
 def fit_blend(task: Task, members: Floats, targets: Floats, form: Form) -> Blend:
     """Fit the weights, a convex problem in either form, and the temperature where there is one.
 
-    Args:
-        task: Knows the loss.
-        members: `(n_members, n_rows, n_classes)`.
-        targets: `(n_rows, n_classes)`.
-        form: Of the blend.
+    Members are `(n_members, n_rows, n_classes)`, targets `(n_rows, n_classes)`.
     """
-    if form == "product":
-        return fit_product(task, members, targets)
-    mixture = fit_mixture(task, members, targets)
-    if form == "mixture":
-        return mixture
-    mixed = mixture(members)
-    return replace(mixture, temperature=fit_temperature(task, mixed, targets))
-
-
-def fit_mixture(task: Task, members: Floats, targets: Floats) -> Blend:
-    """Weights on the simplex."""
-    from scipy.optimize import minimize
-
-    def loss(weights: Floats) -> tuple[float, Floats]:
-        mixed = np.tensordot(weights, members, axes=1)
-        slope = np.einsum("rc,mrc->m", task.loss_slopes(targets, mixed), members) / len(targets)
-        penalty, pulled = pull(weights, len(targets))
-        return log_loss(task, targets, mixed) + penalty, slope + pulled
-
-    found = minimize(
-        loss,
-        np.full(len(members), 1 / len(members)),
-        jac=True,
-        method="SLSQP",
-        bounds=[(0, 1)] * len(members),
+    n = len(members)
+    if form == "product":  # exponents of at least 0
+        exponents = _fit_weights(
+            task, task.unlink(members), targets, task.link, task.score_slopes, method="L-BFGS-B",
+            bounds=[(0, None)] * n, options={"ftol": 1e-12, "gtol": 1e-8, "maxiter": 1000},
+        )  # fmt: skip
+        return Blend(task, exponents, product=True)
+    weights = _fit_weights(  # on the simplex
+        task, members, targets, np.asarray, task.loss_slopes, method="SLSQP", bounds=[(0, 1)] * n,
         constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": np.ones_like},
         options={"ftol": 1e-12, "maxiter": 1000},
-    )
-    weights = np.where(found.x > NOISE, found.x, 0)
-    return Blend(task, weights / weights.sum())
+    )  # fmt: skip
+    mixture = Blend(task, weights / weights.sum())
+    if form == "mixture":
+        return mixture
+    return replace(mixture, temperature=fit_temperature(task, mixture(members), targets))
 
 
-def fit_product(task: Task, members: Floats, targets: Floats) -> Blend:
-    """Exponents of at least 0."""
+def _fit_weights(
+    task: Task,
+    values: Floats,
+    targets: Floats,
+    link: Callable[[Floats], Floats],
+    slopes: Callable[[Floats, Floats], Floats],
+    **solver: Any,
+) -> Floats:
+    """The weights under which `link` of the weighted `values` has the lowest penalised log loss."""
     from scipy.optimize import minimize
 
-    scores = task.unlink(members)
+    n_members, n_rows, _ = values.shape
 
     def loss(weights: Floats) -> tuple[float, Floats]:
-        blended = task.link(np.tensordot(weights, scores, axes=1))
-        slope = np.einsum("rc,mrc->m", task.score_slopes(targets, blended), scores) / len(targets)
-        penalty, pulled = pull(weights, len(targets))
-        return log_loss(task, targets, blended) + penalty, slope + pulled
+        blended = link(np.tensordot(weights, values, axes=1))
+        slope = np.einsum("rc,mrc->m", slopes(targets, blended), values) / n_rows
+        away = weights - 1 / n_members
+        penalty = PENALTY * float(away @ away) / n_rows
+        return log_loss(task, targets, blended) + penalty, slope + 2 * PENALTY * away / n_rows
 
-    found = minimize(
-        loss,
-        np.full(len(members), 1 / len(members)),
-        jac=True,
-        method="L-BFGS-B",
-        bounds=[(0, None)] * len(members),
-        options={"ftol": 1e-12, "gtol": 1e-8, "maxiter": 1000},
-    )
-    return Blend(task, np.where(found.x > NOISE, found.x, 0), product=True)
+    found = minimize(loss, np.full(n_members, 1 / n_members), jac=True, **solver)
+    weights: Floats = np.where(found.x > NOISE, found.x, 0)
+    return weights
 
 
 def fit_temperature(task: Task, probabilities: Floats, targets: Floats) -> float:
@@ -199,12 +173,7 @@ def fit_temperature(task: Task, probabilities: Floats, targets: Floats) -> float
         sharpened = task.sharpen(probabilities, float(np.exp(logarithm)))
         return log_loss(task, targets, sharpened) + PENALTY * logarithm**2 / len(targets)
 
-    best = minimize_scalar(
-        loss,
-        bounds=(-2, 2),
-        method="bounded",
-        options={"xatol": 1e-6},
-    )
+    best = minimize_scalar(loss, bounds=(-2, 2), method="bounded", options={"xatol": 1e-6})
     return float(np.exp(best.x))
 
 
@@ -213,12 +182,8 @@ def nested(
 ) -> tuple[Floats, dict[int, Blend]]:
     """Judge a blend on rows that it was not fitted on: their losses, and the blend of each fold.
 
-    Args:
-        task: Knows the loss.
-        members: `(n_members, n_rows, n_classes)`.
-        folds: For all rows.
-        judged: `(n_rows,)`, the rows to fit and to judge on.
-        form: Of the blend.
+    Members are `(n_members, n_rows, n_classes)`; `judged` `(n_rows,)` are the rows to fit and to
+    judge on.
 
     Raises:
         InputError: There are fewer than two folds among these rows.
@@ -390,11 +355,8 @@ def main(*, dataset: str) -> None:
         "nested_log_loss": {form: float(rows.mean()) for form, rows in found.losses.items()},
     }
     write_json(content, layout.weights)
-    clock.write(
-        layout.cost(ENSEMBLE),
-        fitted=layout.weights,
-        predict_ms_per_row=1e3 * seconds / len(folds.ids),
-    )
+    ms = 1e3 * seconds / len(folds.ids)
+    clock.write(layout.cost(ENSEMBLE), fitted=layout.weights, predict_ms_per_row=ms)
     log.info(
         "ensemble: %s, nested log loss %.4f on %d rows",
         found.form,

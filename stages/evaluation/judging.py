@@ -18,12 +18,8 @@ Rows = npt.NDArray[np.bool_]
 def clustered_mean(values: Floats, group: npt.NDArray[np.integer[Any]]) -> tuple[float, float]:
     """Mean of the values that are known, and its standard error, clustered by group.
 
-    Rows of a prompt are no independent draws (Liang and Zeger 1986). NaN where it is not known:
-    the error of a single group, and both where no value is.
-
-    Args:
-        values: `(n_rows,)`, NaN where unknown.
-        group: `(n_rows,)`.
+    Rows of a prompt are no independent draws (Liang and Zeger 1986). Values are `(n_rows,)`, NaN
+    where unknown. NaN is also the error of a single group, and both where no value is known.
     """
     known = ~np.isnan(values)
     if not known.any():
@@ -38,11 +34,9 @@ def clustered_mean(values: Floats, group: npt.NDArray[np.integer[Any]]) -> tuple
 
 
 def judging_folds(folds: Folds, judged: Rows) -> Folds:
-    """The stored folds; where the rows to judge on are of one fold, parts of its groups.
+    """The stored folds; where the rows `judged` `(n_rows,)` are of one fold, parts of its groups.
 
-    Args:
-        folds: For all rows.
-        judged: `(n_rows,)`, the rows to judge on; the others get no part.
+    The other rows get no part then.
     """
     if len(np.unique(folds.fold[judged])) > 1:
         return folds
@@ -53,13 +47,8 @@ def judging_folds(folds: Folds, judged: Rows) -> Folds:
 def resampled_sums(sums: Floats, samples: int, seed: int = 0) -> Floats:
     """Sums over the rows of bootstrap samples, `(samples, n_columns)`.
 
-    Whole groups are drawn, with replacement: the rows of a group are not independent. The same
-    seed draws the same groups, if there are as many.
-
-    Args:
-        sums: Of the rows of each group, `(n_groups, n_columns)`.
-        samples: How many to draw.
-        seed: Of the draws.
+    Whole groups are drawn, with replacement: the rows of a group are not independent. `sums` are
+    those of each group, `(n_groups, n_columns)`. A seed draws the same of equally many groups.
     """
     rng = np.random.default_rng(seed)
     n = len(sums)

@@ -106,15 +106,8 @@ def learning_curve(
 ) -> pd.DataFrame:
     """A row for each fraction; `rows` is the mean number of rows that a model saw.
 
-    Measures are means over the seeds.
-
-    Args:
-        task: The task.
-        folds: Of the rows to judge.
-        sets: Their features.
-        model: The model to fit.
-        own: The params of the model.
-        params: The fractions and seeds.
+    Measures are means over the seeds. `folds` and `sets` are of the rows to judge, `own` are the
+    params of the model.
     """
     stratum, fit = rarest(task.has_classes(folds.targets)), with_params(model.fit, own)
     fractions = sorted(params.fractions)

@@ -256,7 +256,7 @@ def text(
 
     weights, scores = found["weights"], found["scores"]
     used = {name: weight for name, weight in weights["weight"].items() if weight > 0}
-    shares = zip(judged.task.classes, judged.shares, strict=True)
+    shares = zip(judged.task.classes, judged.targets.mean(axis=0), strict=True)
     markdown = Environment(  # noqa: S701 - Markdown, not HTML
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     ).from_string(TEMPLATE)

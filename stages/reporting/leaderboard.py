@@ -14,9 +14,9 @@ import pandas as pd
 
 from stages.core.build import judged_models, read_build
 from stages.core.layout import LEADERBOARD, LEADERBOARD_TEXT, Layout
+from stages.core.predictions import OOF
 from stages.core.tables import atomic, read_json, write_table
-from stages.evaluation.scoring.measures import COSTS, MEASURES, Scores, columns
-from stages.evaluation.scoring.quality import judged_rows
+from stages.evaluation.scoring.measures import COSTS, MEASURES, ROWS, Scores, columns
 from stages.runtime.cli import run
 
 QUALITY = {column.key: column for column in columns("leaderboard")}  # those that a task has
@@ -39,7 +39,7 @@ def leaderboard(
         }
         | {key: cost[model][key] for key in COST}
         for model, found in scores.items()
-        if judged_rows(found)
+        if found[OOF][ROWS.key]
     ]
     table = pd.DataFrame(rows)
     fewer = table["rows"] < table["rows"].max()

@@ -51,13 +51,7 @@ def scored(
 
 
 def decide(task: Task, probabilities: Floats, thresholds: Floats | float) -> Labels:
-    """The classes that a row is given.
-
-    Args:
-        task: Exclusive classes have no use for `thresholds`.
-        probabilities: `(n_rows, n_classes)`.
-        thresholds: One for all, one a class, or one a row and class.
-    """
+    """The classes that a row is given; `thresholds` as in `scored`, unless they are exclusive."""
     return _largest(probabilities) if task.exclusive else probabilities >= thresholds
 
 

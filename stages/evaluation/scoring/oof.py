@@ -4,7 +4,7 @@ Judged are the rows of the train part, each by a model that never saw its group.
 """
 
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,9 @@ from stages.core.folds import Folds
 from stages.core.layout import Layout
 from stages.core.matrices import Floats
 from stages.core.predictions import OOF
-from stages.core.tables import (
-    ID,
-    PART,
-    PREDICTION,
-    SWAPPED,
-    by_id,
-    read_table,
-)
+from stages.core.tables import ID, PART, PREDICTION, SWAPPED, by_id, read_table
 from stages.core.tasks import Task
-from stages.evaluation.judging import clustered_mean
+from stages.evaluation.judging import Rows, clustered_mean
 
 LETTERS = 200  # of a text tell its script
 FEWEST = 20  # rows of a slice: smaller scripts are taken together, smaller slices left out
@@ -61,12 +54,6 @@ class OofPredictions:
     probabilities: Mapping[str, Floats]
     swapped: Mapping[str, Floats]
 
-    @property
-    def shares(self) -> Floats:
-        """The class shares of the judged rows, `(n_classes,)`."""
-        shares: Floats = self.targets.mean(axis=0)
-        return shares
-
     def losses(self) -> dict[str, Floats]:
         """Log loss of each row by model, `(n_rows,)`, NaN where it has no prediction."""
         return {
@@ -75,15 +62,12 @@ class OofPredictions:
 
     def base_losses(self) -> Floats:
         """Log loss of each row if all are given the class shares, `(n_rows,)`."""
-        return self.task.row_losses(self.targets, np.tile(self.shares, (len(self.targets), 1)))
+        shares = self.targets.mean(axis=0)
+        return self.task.row_losses(self.targets, np.tile(shares, (len(self.targets), 1)))
 
 
 def read_oof(task: Task, folds: Folds, layout: Layout, models: Iterable[str]) -> OofPredictions:
-    """The out-of-fold predictions of models, rows in the order of the folds.
-
-    Raises:
-        InputError: A file is missing or lacks a column.
-    """
+    """The out-of-fold predictions of models, rows in the order of the folds."""
     rows = folds.judged
     ids = folds.ids.iloc[rows].reset_index(drop=True)
     straight, swapped = {}, {}
@@ -102,11 +86,8 @@ def read_oof(task: Task, folds: Folds, layout: Layout, models: Iterable[str]) ->
 def read_texts(task: Task, path: Path, ids: pd.Series) -> pd.DataFrame:
     """The text columns of the rows `ids`; each text a list of turns."""
     table = by_id(read_table(path, [ID, *task.text_columns]), ids, path)
-    return pd.DataFrame({name: table[name].map(_turns) for name in task.text_columns})
-
-
-def _turns(text: Any) -> list[str | None]:
-    return [text] if isinstance(text, str) else list(text)
+    texts: pd.DataFrame = table[list(task.text_columns)]
+    return texts.map(lambda text: [text] if isinstance(text, str) else list(text))
 
 
 def ranges(values: npt.NDArray[Any], n: int) -> Parts:
@@ -201,40 +182,38 @@ def by_slice(judged: OofPredictions, labels: Parts) -> pd.DataFrame:
     `error` is the standard error, `base` the loss of the class shares on the same rows. Slices of
     which a model judged fewer than 20 rows are left out.
     """
-    base, found = judged.base_losses(), []
-    for model, losses in judged.losses().items():
-        for order, label in enumerate(labels.names):
-            inside = (labels.part == order) & ~np.isnan(losses)
-            if inside.sum() < FEWEST:
-                continue
-            loss, error = clustered_mean(losses[inside], judged.group[inside])
-            found.append(
-                {
-                    "model": model, "label": label, "order": order, "rows": int(inside.sum()),
-                    "loss": loss, "error": error, "base": float(base[inside].mean()),
-                }
-            )  # fmt: skip
-    return pd.DataFrame(found, columns=["model", "label", "order", "rows", "loss", "error", "base"])
+    base = judged.base_losses()
+
+    def figures(losses: Floats, rows: Rows) -> tuple[float, ...]:
+        return *clustered_mean(losses[rows], judged.group[rows]), float(base[rows].mean())
+
+    return _by_slice(judged.losses(), labels, ("loss", "error", "base"), figures)
 
 
 def shares_by_slice(judged: OofPredictions, labels: Parts) -> pd.DataFrame:
     """Columns `model, label, order, rows, actual, error, predicted`: how often A is preferred."""
+    actual, predicted = judged.targets[:, 0], {m: p[:, 0] for m, p in judged.probabilities.items()}
+
+    def figures(own: Floats, rows: Rows) -> tuple[float, ...]:
+        return *clustered_mean(actual[rows], judged.group[rows]), float(own[rows].mean())
+
+    return _by_slice(predicted, labels, ("actual", "error", "predicted"), figures)
+
+
+def _by_slice(
+    values: Mapping[str, Floats],
+    labels: Parts,
+    columns: tuple[str, ...],
+    figures: Callable[[Floats, Rows], tuple[float, ...]],
+) -> pd.DataFrame:
+    """The `figures` of each model's values, in each slice of which enough are known."""
     found = []
-    for model, p in judged.probabilities.items():
+    for model, own in values.items():
         for order, label in enumerate(labels.names):
-            inside = (labels.part == order) & ~np.isnan(p[:, 0])
-            if inside.sum() < FEWEST:
-                continue
-            actual, error = clustered_mean(judged.targets[inside, 0], judged.group[inside])
-            found.append(
-                {
-                    "model": model, "label": label, "order": order, "rows": int(inside.sum()),
-                    "actual": actual, "error": error, "predicted": float(p[inside, 0].mean()),
-                }
-            )  # fmt: skip
-    return pd.DataFrame(
-        found, columns=["model", "label", "order", "rows", "actual", "error", "predicted"]
-    )
+            rows = (labels.part == order) & ~np.isnan(own)
+            if rows.sum() >= FEWEST:
+                found.append((model, label, order, int(rows.sum()), *figures(own, rows)))
+    return pd.DataFrame(found, columns=["model", "label", "order", "rows", *columns])
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,15 @@ import pandas as pd
 
 from stages.core.predictions import OOF
 from stages.evaluation.judging import clustered_mean
-from stages.evaluation.scoring.measures import COSTS, LOG_LOSS, Column, Place, Scores, columns
+from stages.evaluation.scoring.measures import (
+    COSTS,
+    LOG_LOSS,
+    ROWS,
+    Column,
+    Place,
+    Scores,
+    columns,
+)
 from stages.evaluation.scoring.oof import OofPredictions, differences
 
 Numbers = Mapping[str, float]
@@ -37,12 +45,6 @@ def plotted(scores: Mapping[str, Scores], *, exclusive: bool) -> list[Column]:
     ]
 
 
-def judged_rows(scores: Scores) -> float:
-    """How many out-of-fold rows a model was judged on."""
-    rows: float = scores[OOF]["rows"]
-    return rows
-
-
 def log_loss(scores: Scores) -> float:
     """Log loss of the out-of-fold rows."""
     loss: float = scores[OOF][LOG_LOSS.key]
@@ -54,13 +56,8 @@ def total_cost(
 ) -> dict[str, dict[str, float]]:
     """What each model costs in all: the blend `final` with its members.
 
-    All members must be trained to learn the weights; only those with a weight are needed to
-    predict.
-
-    Args:
-        cost: Of each model.
-        weights: What the stage `ensemble` wrote.
-        final: Name of the blend.
+    All members must be trained to learn `weights`, which the stage `ensemble` wrote; only those
+    with a weight are needed to predict.
     """
     total = {model: dict(spent) for model, spent in cost.items()}
     members = {name: weight for name, weight in weights["weight"].items() if name in cost}
@@ -73,12 +70,7 @@ def total_cost(
 
 
 def front(cost: npt.NDArray[np.floating], loss: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
-    """Which points no other point beats: none is as cheap and as good, and better in one.
-
-    Args:
-        cost: `(n,)`, lower is better.
-        loss: `(n,)`, lower is better.
-    """
+    """Which points `(n,)` no other point beats: as cheap and as good, and better in one."""
     beaten = [
         bool((((cost <= c) & (loss <= q)) & ((cost < c) | (loss < q))).any())
         for c, q in zip(cost, loss, strict=True)
@@ -95,7 +87,7 @@ def worth(
     one standard error apart from the quality where that is known.
     """
     names = list(scores)
-    rows = np.array([judged_rows(scores[name]) for name in names])
+    rows = np.array([scores[name][OOF][ROWS.key] for name in names])
     whole = rows == rows.max()
     tables = []
     for column in plotted(scores, exclusive=exclusive):
@@ -138,10 +130,9 @@ def standings(
     judged: OofPredictions, scores: Mapping[str, Scores], cost: Mapping[str, Numbers]
 ) -> list[Standing]:
     """The models, best log loss first; those judged on all rows before the others."""
-    full = max(map(judged_rows, scores.values()))
-    order = sorted(
-        scores, key=lambda name: (judged_rows(scores[name]) < full, log_loss(scores[name]), name)
-    )
+    rows = {name: found[OOF][ROWS.key] for name, found in scores.items()}
+    full = max(rows.values())
+    order = sorted(scores, key=lambda name: (rows[name] < full, log_loss(scores[name]), name))
     apart = differences(judged, order[0])
     return [Standing(name, scores[name], cost[name], *apart[name]) for name in order]
 
