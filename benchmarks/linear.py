@@ -31,7 +31,7 @@ def main(*, dataset: str = "goemotions_single", peer_folds: int = 5):
     layout = Layout(dataset)
     params = read_params(logreg.LogregParams, layout, logreg.MODEL.name)
     task = read_task(layout.labels)
-    folds = read_folds(layout.augmented_folds, task)
+    folds = read_folds(layout.folds, task)
     sets = read_sets(layout, ("tfidf", "style"), folds.ids)
     started = time.process_time()
     ours = crossfit(

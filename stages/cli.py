@@ -18,7 +18,6 @@ COMMANDS = {
     "predict": ("stages.serving.predict:main", "Predict new rows with a trained pipeline."),
     "publish": ("stages.serving.publish:main", "Log a trained pipeline as an MLflow model."),
     "sweep": ("stages.tools.sweep:main", "Search the params of a whole pipeline."),
-    "wordnet": ("stages.tools.wordnet:main", "Fit Debian's WordNet into NLTK's layout."),
 }
 
 

@@ -27,7 +27,6 @@ TOOLS = {
     "tools/fetch.py",
     "tools/sweep.py",
     "tools/wiring.py",
-    "tools/wordnet.py",
 }  # run by hand, no part of the pipeline
 HEAVY = {"gensim", "lightgbm", "mlflow", "nltk", "numba", "optuna", "sklearn", "torch", "xgboost"}
 # What cannot change a result, and is no dep of any stage, with the reason

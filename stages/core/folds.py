@@ -16,7 +16,6 @@ from stages.core.tasks import Task
 TRAIN = "train"
 DEV = "dev"  # labelled, scored apart, never trained on
 TEST = "test"
-AUGMENTED = "augmented"  # varied copies of rows of the train part, for training only
 NO_FOLD = -1
 Indices = npt.NDArray[np.intp]
 
@@ -37,16 +36,14 @@ class Folds:
         return sorted({int(fold) for fold in self.fold if fold != NO_FOLD})
 
     def train(self, fold: int | None) -> Indices:
-        """Rows that the model of `fold` may see: the train part without that fold (None: all).
-
-        With the copies of these rows, and without those of the fold.
-        """
-        seen = np.isin(self.part, (TRAIN, AUGMENTED))
-        return np.flatnonzero(seen & (self.fold != (NO_FOLD if fold is None else fold)))
+        """Rows that the model of `fold` may see: the train part without that fold (None: all)."""
+        return np.flatnonzero(
+            (self.part == TRAIN) & (self.fold != (NO_FOLD if fold is None else fold))
+        )
 
     @property
     def judged(self) -> Indices:
-        """Rows that are predicted out of fold: the train part without copies."""
+        """Rows that are predicted out of fold: the train part."""
         return np.flatnonzero(self.part == TRAIN)
 
     def held(self, fold: int) -> Indices:
@@ -66,7 +63,7 @@ class Folds:
     @property
     def unseen(self) -> Indices:
         """Rows that no fold's model sees (the dev and test parts)."""
-        return np.flatnonzero(~np.isin(self.part, (TRAIN, AUGMENTED)))
+        return np.flatnonzero(self.part != TRAIN)
 
 
 def parts_of_groups(group: npt.NDArray[Any], n: int, seed: int) -> Indices:

@@ -36,9 +36,7 @@ class Layout:
         # folds, and what models are trained on
         self.folds = data / "folds.parquet"
         self.split = metrics / "split" / own
-        self.augmented_rows = data / "augmented" / "rows.parquet"
-        self.augmented_folds = data / "augmented" / "folds.parquet"
-        self.augment = metrics / "augment" / own
+        self.augmented = data / "augmented.parquet"
         self.clean = data / "clean.parquet"
         # the ensemble and what follows it
         self.weights = metrics / "weights" / own

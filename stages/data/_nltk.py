@@ -5,10 +5,7 @@ from typing import Any
 
 from stages.core.errors import InputError
 
-GET_WORDNET = (
-    "get it with `python -m nltk.downloader wordnet`, or fit Debian's package wordnet-base into "
-    "NLTK's layout: `verdict wordnet --from /usr/share/wordnet --to ~/nltk_data`"
-)
+GET_WORDNET = "get it with `python -m nltk.downloader wordnet`"
 
 
 def from_nltk_data(param: str, how: str, read: Callable[[], Any]) -> Any:

@@ -202,7 +202,7 @@ def main(*, dataset: str) -> None:
     columns = read_task(layout.labels).text_columns
     make_normalizer(params)  # missing NLTK data shall show here, not in a worker
     n_rows = map_table(
-        partial(clean_texts, params=params), layout.augmented_rows, columns, layout.clean,
+        partial(clean_texts, params=params), layout.augmented, columns, layout.clean,
         size=ROWS_PER_CHUNK, alone=PARALLEL_FROM,
     )  # fmt: skip
     log.info("clean: %d rows, %d text columns", n_rows, len(columns))

@@ -5,9 +5,8 @@ all out-of-fold rows. The rows of a smaller fraction are among those of each lar
 and each class keeps its share but at least one row (stratified; a row of several labels counts as
 one of its rarest). Seeds draw the rows, and what a model draws: figures are means over them, and
 `log_loss_seed_deviation` says how far the log loss strays; on all rows (fraction 1) that is the
-model's own chance. Folds and params are those of the model's own stage, without its search, and
-without augmented copies. Vocabulary and vectors need no labels: they are those of the whole train
-part.
+model's own chance. Folds and params are those of the model's own stage, without its search.
+Vocabulary and vectors need no labels: they are those of the whole train part.
 
     python -m stages.evaluation.learning_curve --dataset demo --model svm
 """

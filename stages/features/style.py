@@ -168,7 +168,7 @@ def main(*, dataset: str) -> None:
     style = layout.features("style")
     columns = read_task(layout.labels).text_columns
     n_rows = map_table(
-        partial(apply, columns=columns), layout.augmented_rows, columns, style,
+        partial(apply, columns=columns), layout.augmented, columns, style,
         size=CHUNK, alone=CHUNK + 1,
     )  # fmt: skip
     log.info("style: %d rows of %s, %d features", n_rows, dataset, len(columns_with(style, "")) - 1)

@@ -274,7 +274,7 @@ def main(*, dataset: str) -> None:
     layout = Layout(dataset)
     params = read_params(TfidfParams, layout)
     task = read_task(layout.labels)
-    corpus = _corpus.read_corpus(layout.clean, layout.augmented_folds, task.text_columns)
+    corpus = _corpus.read_corpus(layout.clean, layout.folds, task.text_columns)
     drawn = corpus.train.draw(params.max_texts, params.seed)
     vocabulary, terms = fit((text for _, texts in drawn for text in texts), params)
     names = vocabulary.names

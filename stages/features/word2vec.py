@@ -166,7 +166,7 @@ def main(*, dataset: str) -> None:
     layout = Layout(dataset)
     params = read_params(Word2vecParams, layout)
     task = read_task(layout.labels)
-    corpus = read_corpus(layout.clean, layout.augmented_folds, task.text_columns)
+    corpus = read_corpus(layout.clean, layout.folds, task.text_columns)
     words, vectors = fit(drawn_texts(corpus, params), params)
     idf = fit_idf(corpus.train.map(partial(count_all, words=words)))
     means = partial(related_means, vectors=Vectors(words, vectors, idf), task=task)

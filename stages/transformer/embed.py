@@ -160,7 +160,7 @@ def main(*, dataset: str) -> None:
     layout = Layout(dataset)
     params = read_params(EmbedParams, layout)
     task = read_task(layout.labels)
-    frame = read_table(layout.augmented_rows, [ID, *task.text_columns])
+    frame = read_table(layout.augmented, [ID, *task.text_columns])
     vectors: Mapping[str, Floats] = {}
     if params.backbone is not None:
         with in_section(EmbedParams, layout):

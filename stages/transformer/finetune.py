@@ -125,7 +125,7 @@ def main(*, dataset: str, backbone: str) -> None:
     clock, layout = Cost(), Layout(dataset)
     params = read_finetune(layout, backbone)
     task = read_task(layout.labels)
-    folds = read_folds(layout.augmented_folds, task)
+    folds = read_folds(layout.folds, task)
     with in_section(FinetuneParams, layout, f"finetune.{backbone}"):
         todo = [] if params is None else units(folds, params)
     scratch = SCRATCH / "finetune"
@@ -142,7 +142,7 @@ def main(*, dataset: str, backbone: str) -> None:
         accelerator = Accelerator(cpu=not torch.cuda.is_available())
         use_cores(accelerator)
         is_main = accelerator.is_main_process
-        inputs = [layout.labels, layout.augmented_folds, layout.tokens(backbone)]
+        inputs = [layout.labels, layout.folds, layout.tokens(backbone)]
         data = Data(task, read_tokens(layout.tokens(backbone), folds.ids), folds.targets)
         place = f"{accelerator.num_processes} x {accelerator.device.type}"
         log.info("finetune: %d rows of %s for %s, on %s", len(folds.ids), dataset, backbone, place)

@@ -120,7 +120,7 @@ def main(*, dataset: str, backbone: str) -> None:
     layout = Layout(dataset)
     params = read_finetune(layout, backbone)
     task = read_task(layout.labels)
-    frame = read_table(layout.augmented_rows, [ID, *task.text_columns])
+    frame = read_table(layout.augmented, [ID, *task.text_columns])
     if params is None or params.folds == ():  # do not import transformers, which takes seconds
         frame, found = frame[:0], Tokens.of([], 1 + task.symmetric, 0)
         counts = measure([], found.lengths(), is_pair=task.symmetric)

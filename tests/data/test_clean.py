@@ -7,7 +7,6 @@ from stages.core.errors import InputError
 from stages.core.layout import Layout
 from stages.core.tables import write_json
 from stages.data import clean
-from stages.tools import wordnet
 from tests.given import write_params
 
 COLUMNS = ("prompt", "response_a", "response_b")
@@ -70,10 +69,12 @@ def nltk_data(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def debian(tmp_path):
-    """A WordNet of a few words in the files that wordnet-base has."""
-    folder = tmp_path / "wordnet"
-    folder.mkdir()
+def wordnet(nltk_data):
+    """A WordNet of a few words."""
+    folder = nltk_data / "corpora/wordnet"
+    folder.mkdir(parents=True)
+    (folder / "lexnames").write_text("00\tadj.all\t3\n")
+    (folder / "index.sense").write_text("")
     words = {
         "noun": ("n", ["dog", "us", "u", "wa", "v", "doe", "leaf", "running", "words"]),
         "verb": ("v", ["run", "be", "do", "leave"]),
@@ -189,14 +190,13 @@ def test_workers_and_chunks_do_not_change_the_result(monkeypatch, tmp_path):
     assert Layout("one").clean.read_bytes() == Layout("two").clean.read_bytes()
 
 
-def test_missing_wordnet_is_refused_with_the_commands_that_get_it(nltk_data):
-    with pytest.raises(InputError, match=r"nltk\.downloader wordnet(?s:.)*verdict wordnet --from"):
+def test_missing_wordnet_is_refused_with_the_command_that_gets_it(nltk_data):
+    with pytest.raises(InputError, match=r"nltk\.downloader wordnet"):
         clean.clean_texts(make_rows(2)[[*COLUMNS]], make_params(lemmatize="wordnet"))
 
 
-def test_wordnet_that_lacks_a_file_is_refused(nltk_data, debian):
-    wordnet.main(from_=debian, to=nltk_data)
-    (nltk_data / "corpora/wordnet/lexnames").unlink()
+def test_wordnet_that_lacks_a_file_is_refused(wordnet):
+    (wordnet / "lexnames").unlink()
     with pytest.raises(InputError, match=r"lemmatize: wordnet: .*lexnames"):
         clean.make_normalizer(make_params(lemmatize="wordnet"))
 
@@ -213,26 +213,10 @@ def test_nltk_stop_words_are_read_where_installed(nltk_data):
     assert clean_one("The end of it", stop_words="nltk") == "end it"
 
 
-def test_debian_wordnet_lemmatises_nouns_then_verbs_and_spares_function_words(nltk_data, debian):
-    wordnet.main(from_=debian, to=nltk_data)
-    wordnet.main(from_=debian, to=nltk_data)  # replaces what is there
+@pytest.mark.usefixtures("wordnet")
+def test_lemmas_are_of_nouns_then_verbs_and_function_words_are_spared():
     text = "Dogs leaves running was us does good vs unknown"
     assert clean_one(text, lemmatize="wordnet") == "dog leaf run be us do good vs unknown"
-
-
-def test_wordnet_refuses_a_folder_without_it(tmp_path):
-    with pytest.raises(InputError, match=r"missing \['data\.noun'"):
-        wordnet.main(from_=tmp_path, to=tmp_path / "out")
-
-
-def test_lexnames_number_45_files():
-    lines = wordnet.lexnames().splitlines()
-    assert len(lines) == 45
-    assert (lines[0], lines[3], lines[44]) == (
-        "00\tadj.all\t3",
-        "03\tnoun.Tops\t1",
-        "44\tadj.ppl\t3",
-    )
 
 
 def stage(folder, monkeypatch, rows, params):
@@ -243,8 +227,8 @@ def stage(folder, monkeypatch, rows, params):
         layout = Layout(dataset)
         write_params(folder, dataset, clean=params.model_dump())
         write_json({"kind": "preference", "classes": ["a", "b", "tie"]}, layout.labels)
-        layout.augmented_rows.parent.mkdir(parents=True, exist_ok=True)
-        rows.to_parquet(layout.augmented_rows)
+        layout.augmented.parent.mkdir(parents=True, exist_ok=True)
+        rows.to_parquet(layout.augmented)
         clean.main(dataset=dataset)
         return pd.read_parquet(layout.clean)
 

@@ -21,6 +21,6 @@ def layout(tmp_path, monkeypatch):
     clean.loc[2, "prompt"] += " held"
     write_table(clean, layout.clean)
     parts = pd.DataFrame({"id": list("dcba"), "part": ["train", "test", "train", "train"]})
-    write_table(parts, layout.augmented_folds)
+    write_table(parts, layout.folds)
     write_json({"kind": "preference", "classes": ["a", "b", "tie"]}, layout.labels)
     return layout

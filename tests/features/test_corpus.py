@@ -18,7 +18,7 @@ def paths(tmp_path):
          "prompt": [f"p{i} 🦦" for i in range(100)]}
     )  # fmt: skip
     write_table(clean, tmp_path / "clean.parquet")
-    folds = pd.DataFrame({"id": names, "part": ["test", "train", "train", "augmented"] * 25})
+    folds = pd.DataFrame({"id": names, "part": ["test", "train", "train", "dev"] * 25})
     write_table(folds[::-1], tmp_path / "folds.parquet")
     return tmp_path / "clean.parquet", tmp_path / "folds.parquet"
 

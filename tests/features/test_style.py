@@ -195,7 +195,7 @@ def run_stage(folder, seed):
 def test_stage_writes_the_same_bytes_in_every_process_and_a_readable_table(tmp_path):
     layout = Layout("demo", tmp_path)
     write_json({"kind": "preference", "classes": ["a", "b", "tie"]}, layout.labels)
-    write_table(frame(ROWS), layout.augmented_rows)
+    write_table(frame(ROWS), layout.augmented)
     assert run_stage(tmp_path, "1") == run_stage(tmp_path, "2")
     ids = pd.Series(["2", "0"])
     blocks = read_columns(layout.features("style"), ids)

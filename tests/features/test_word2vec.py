@@ -123,7 +123,7 @@ def test_batches_change_nothing_and_means_are_those_of_the_whole_table(monkeypat
 
 
 def test_vectors_are_trained_on_the_texts_that_are_drawn(tmp_path, inputs):
-    paths = inputs.clean, inputs.augmented_folds
+    paths = inputs.clean, inputs.folds
     corpus = _corpus.read_corpus(*paths, ("prompt", "response_a"))
     few, all_of_them = (
         word2vec.drawn_texts(corpus, make_params(max_texts=max_texts)) for max_texts in (3, 6)

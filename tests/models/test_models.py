@@ -366,7 +366,7 @@ def write_inputs(layout, folds, sets, section):
     frame = pd.DataFrame({"id": folds.ids, "part": folds.part, "fold": folds.fold})
     frame["group"] = folds.group
     frame[["y_a", "y_b", "y_tie"]] = folds.targets
-    write_table(frame, layout.augmented_folds)
+    write_table(frame, layout.folds)
     write_json({"kind": "preference", "classes": ["a", "b", "tie"]}, layout.labels)
     order = np.random.default_rng(0).permutation(len(frame))
     ids = folds.ids.iloc[order].reset_index(drop=True)

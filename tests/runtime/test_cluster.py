@@ -358,9 +358,9 @@ def test_features_pass_more_data_than_the_memory_of_a_node(nodes, trained, tmp_p
     layout = Layout("demo", tmp_path / "there")
     write_table(frame, layout.clean)
     parts = np.where(np.arange(len(frame)) % 5, "train", "test")
-    write_table(frame[["id"]].assign(part=parts), layout.augmented_folds)
+    write_table(frame[["id"]].assign(part=parts), layout.folds)
     frame[texts] = frame[texts].map(lambda text: [text])
-    write_table(frame, layout.augmented_rows)
+    write_table(frame, layout.augmented)
     shutil.copy(Layout("demo", trained("demo")).labels, layout.labels)
     params = json.loads((trained("demo") / "params/demo.yaml").read_text())
     for stage in ("tfidf", "word2vec"):

@@ -127,7 +127,7 @@ def inputs(tmp_path, tiny):
     for dataset, own in (("pairs", backbone), ("again", backbone), ("none", None)):
         layout = Layout(dataset, tmp_path)
         write_params(tmp_path, dataset, embed=given | {"backbone": own})
-        write_table(table, layout.augmented_rows)
+        write_table(table, layout.augmented)
         write_json({"kind": "preference", "classes": ["a", "b", "tie"]}, layout.labels)
 
 

@@ -57,7 +57,7 @@ def place(tmp_path, pairs, monkeypatch):
     table["group"] = [i // 2 for i in range(24)] + list(range(100, 106))
     table[["y_a", "y_b", "y_tie"]] = pairs.targets
     table.loc[24:, ["y_a", "y_b", "y_tie"]] = np.nan
-    write_table(table, LAYOUT.augmented_folds)
+    write_table(table, LAYOUT.folds)
     write_tokens(LAYOUT.tokens("tiny"), ids, pairs.tokens)
 
     def write(params):

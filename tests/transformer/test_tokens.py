@@ -217,7 +217,7 @@ def place(tmp_path, monkeypatch, make_params):
     def write(*null, dataset="demo", **changes):
         layout = Layout(dataset)
         write_json({"kind": "preference", "classes": ["a", "b", "tie"]}, layout.labels)
-        write_table(frame(ROWS), layout.augmented_rows)
+        write_table(frame(ROWS), layout.augmented)
         section = None if null else json.loads(make_params(**plain | changes).model_dump_json())
         write_params(tmp_path, dataset, finetune={"minilm": section})
         return layout

@@ -104,7 +104,7 @@ def train(model: Model[M], layout: Layout) -> None:
     if faults := [*part_faults(task, params), *space_faults(params)]:
         listed = [f"{model.name}.{fault}" for fault in faults]
         raise InputError.listing(f"{layout.params}: {len(faults)} fault(s)", listed)
-    folds = read_folds(layout.augmented_folds, task)
+    folds = read_folds(layout.folds, task)
     features = read_sets(layout, params.sources().keys(), folds.ids)
     rows = folds.judged
     best: list[tuple[float, M, CrossFit]] = []

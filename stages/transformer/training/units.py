@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from stages.core.errors import InputError
-from stages.core.folds import TRAIN, Folds, Indices, parts_of_groups
+from stages.core.folds import Folds, Indices, parts_of_groups
 from stages.core.matrices import Floats
 from stages.core.predictions import prediction_table
 from stages.core.seeds import nth_name, nth_seed
@@ -71,7 +71,7 @@ def units(folds: Folds, params: FinetuneParams) -> list[Unit]:
 def hold_out(
     folds: Folds, rows: Indices, stopping: StoppingParams | None, seed: int
 ) -> tuple[Indices, Indices | None]:
-    """Rows to train on, and rows for early stopping: whole groups, without augmented copies.
+    """Rows to train on, and rows for early stopping: whole groups.
 
     Raises:
         InputError: There are too few groups to hold some out.
@@ -79,14 +79,13 @@ def hold_out(
     if stopping is None:
         return rows, None
     held = parts_of_groups(folds.group[rows], stopping.holdout_parts, seed) == 0
-    holdout = rows[held & (folds.part[rows] == TRAIN)]
-    if held.all() or not len(holdout):
+    if held.all() or not held.any():
         n_groups = len(np.unique(folds.group[rows]))
         raise InputError(
             f"stopping.holdout_parts: got {stopping.holdout_parts} for {n_groups} groups of "
             "rows; expected at least one group to train on and one to hold out"
         )
-    return rows[~held], holdout
+    return rows[~held], rows[held]
 
 
 def gather(folds: Folds, task: Task, found: Mapping[Unit, Finished]) -> tuple[pd.DataFrame, Floats]:
