@@ -27,7 +27,7 @@ def main(*, dataset: str, rows: list[int], draws: int = 30, seed: int = 0) -> No
     layout = Layout(dataset)
     task = read_task(layout.labels)
     folds = read_folds(layout.folds, task)
-    names = ensemble.members_of(layout, read_params(ensemble.EnsembleParams, layout).members)
+    names = ensemble.members_of(layout, read_params(ensemble.EnsembleParams, layout))
     stacks = ensemble.read_members(layout, names, folds.ids, task)
     names, stacks = ensemble.leave_out(names, stacks, folds)
     members = stacks[PREDICTION]

@@ -41,7 +41,8 @@ import numpy as np
 import torch
 
 from stages.core.tasks import SingleLabel
-from stages.transformer.network.backbones import _attention, _set_dropouts, autocast_dtype
+from stages.transformer.network.backbones import _set_dropouts
+from stages.transformer.network.devices import abilities, autocast_dtype, choose_attention
 from stages.transformer.network.params import FinetuneParams
 from stages.transformer.network.predict import Data, predict
 from stages.transformer.network.tokens import Tokens
@@ -249,7 +250,7 @@ def ours(case: Case, data: Data, n_steps: int, attention: str, folder: Path) -> 
     params = make_params(case, attention, n_steps, compiled=cuda)
     config = config_of(case)
     _set_dropouts(config, params.backbone)
-    chosen = _attention(params.backbone, config, device, dtype_of(case))
+    chosen = choose_attention(params.backbone, config, abilities(device), dtype_of(case))
     backbone = random_model(case, AutoModel, config, attn_implementation=chosen)
     way = f"verdict, {backbone.config._attn_implementation}{', compiled' if cuda else ''}"
     if getattr(backbone, "pooler", None) is not None:

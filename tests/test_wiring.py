@@ -36,6 +36,7 @@ RUNTIME = {
     "cli": "starts a stage and prints its errors",
     "cluster": "runs the same work on other machines",
     "cost": "measures time and memory",
+    "gpu": "finds the GPU and waits for it",
     "outputs": "says where a tool may write",
     "parallel": "runs the same work side by side",
     "tracking": "mirrors what was written",

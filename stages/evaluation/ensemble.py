@@ -26,7 +26,7 @@ from typing import Annotated, Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from stages.core.build import built_models
 from stages.core.errors import InputError
@@ -64,20 +64,40 @@ FORMS: tuple[Form, ...] = get_args(Form)
 
 
 class EnsembleParams(Params):
-    """Section `ensemble`: names of the models to blend; null means all that are built."""
+    """Section `ensemble`.
+
+    `members` are the names of the models to blend; null means all that are built. `weights` are
+    given rather than fitted, for those models alone, and divided by their sum.
+    """
 
     section = "ensemble"
 
     members: Names | None = None
+    weights: Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_list(self) -> "EnsembleParams":
+        if self.members and self.weights and set(self.members) != set(self.weights):
+            raise ValueError(f"weights: got {[*self.weights]}; expected one for each of members")
+        return self
 
 
-def members_of(layout: Layout, named: tuple[str, ...] | None) -> tuple[str, ...]:
+def members_of(layout: Layout, params: EnsembleParams) -> tuple[str, ...]:
     """The models to blend: those that a dataset's file names, as far as they are built.
 
     Raises:
-        InputError: A name is that of no model and no backbone, or none of the models is built.
+        InputError: A name is that of no model and no backbone, or none of the models is built, or
+            not all that have a given weight.
     """
     built = built_models(layout)
+    if params.weights:
+        if missing := [name for name in params.weights if name not in built]:
+            raise InputError(
+                f"{layout.params}: ensemble.weights: not built, got {missing}; expected weights "
+                f"of some of {built}"
+            )
+        return tuple(params.weights)
+    named = params.members
     if named is None:
         return tuple(built)
     modules = (Path(__file__).parents[1] / "models").glob("[!_]*.py")
@@ -312,6 +332,13 @@ def fit(task: Task, members: Floats, folds: Folds, judged: Rows) -> Fitted:
     return Fitted(form, final, blends, losses)
 
 
+def given(task: Task, weights: Floats, members: Floats, folds: Folds, judged: Rows) -> Fitted:
+    """A mixture of given weights, which no row was needed for, judged on all judged rows."""
+    final = Blend(task, weights / weights.sum())
+    losses = task.row_losses(folds.targets[judged], final(members[:, judged]))
+    return Fitted("mixture", final, {}, {"mixture": losses})
+
+
 def apply(blends: Mapping[int, Blend], final: Blend, stack: Floats, folds: Folds) -> Floats:
     """Blend `(n_members, n_rows, n_classes)`: a fold's rows by its blend, others by `final`."""
     blended = final(stack)
@@ -324,18 +351,27 @@ def apply(blends: Mapping[int, Blend], final: Blend, stack: Floats, folds: Folds
 def main(*, dataset: str) -> None:
     """Blend the models of one dataset."""
     clock, layout = Cost(), Layout(dataset)
-    names = members_of(layout, read_params(EnsembleParams, layout).members)
+    params = read_params(EnsembleParams, layout)
+    names = members_of(layout, params)
     task = read_task(layout.labels)
     folds = read_folds(layout.folds, task)
     stacks = read_members(layout, names, folds.ids, task)
     with in_section(EnsembleParams, layout):
-        names, stacks = leave_out(names, stacks, folds)
+        kept, stacks = leave_out(names, stacks, folds)
+        if params.weights and kept != names:
+            lost = [name for name in names if name not in kept]
+            raise InputError(f"weights: no row predicted out of fold, got {lost}; expected others")
+        names = kept
     members = stacks[PREDICTION]
     complete = ~np.isnan(members).any(axis=(0, 2))
     judged = complete & (folds.part == TRAIN)
     folds = judging_folds(folds, judged)
     with parallel.one_blas_thread(), in_section(EnsembleParams, layout):
-        found = fit(task, members, folds, judged)
+        if params.weights:
+            weights = np.array([params.weights[name] for name in names])
+            found = given(task, weights, members, folds, judged)
+        else:
+            found = fit(task, members, folds, judged)
         started = time.perf_counter()
         blended = {
             prefix: apply(found.blends, found.final, stack, folds)

@@ -180,7 +180,7 @@ Not for: {{ texts.misuse }}
 ## Metrics
 
 Out of fold on {{ "{:,}".format(n_judged) }} rows: each is predicted by models that never saw its
-group, and blended with weights that were learned without its fold. Intervals are of a bootstrap
+group, and blended with weights that were {{ "learned without its fold" if weights.nested_log_loss | length > 1 else "given" }}. Intervals are of a bootstrap
 over groups.
 
 | metric | value | 95 % interval |

@@ -23,11 +23,18 @@ class Cost:
     def __init__(self) -> None:
         self._started = time.perf_counter()
 
-    def write(self, path: Path, *, fitted: Path, predict_ms_per_row: float) -> dict[str, float]:
+    def write(
+        self,
+        path: Path,
+        *,
+        fitted: Path,
+        predict_ms_per_row: float,
+        gpu_memory_mb: float | None = None,
+    ) -> dict[str, float]:
         """Write and return seconds, peak memory and the size of `fitted` (a file or folder).
 
         CPU time and memory are those of the whole process from its start, imports included; wall
-        time starts with the stage.
+        time starts with the stage. `gpu_memory_mb` is None where no GPU was used.
         """
         usage = [resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
         unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, else KiB
@@ -38,5 +45,7 @@ class Cost:
             "fitted_size_mb": round(size_on_disk(fitted) / 2**20, 3),
             "predict_ms_per_row": round(predict_ms_per_row, 4),
         }
+        if gpu_memory_mb is not None:
+            spent["gpu_memory_mb"] = round(gpu_memory_mb, 1)
         write_json(spent, path)
         return spent

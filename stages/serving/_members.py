@@ -17,6 +17,7 @@ from stages.core.tasks import Task
 from stages.models.fitting.crossfit import FoldModels
 from stages.models.fitting.crossfit import stored_params as classical_params
 from stages.models.fitting.model import is_model, load_model
+from stages.runtime import gpu
 from stages.transformer import tokens
 from stages.transformer.finetune import use_cores
 from stages.transformer.network.backbones import Source, read_tokenizer
@@ -67,10 +68,9 @@ class Transformer:
     @classmethod
     def load(cls, folder: Path, task: Task) -> "Transformer":
         """Read what the stage `finetune` wrote."""
-        import torch
         from accelerate import Accelerator
 
-        accelerator = Accelerator(cpu=not torch.cuda.is_available())
+        accelerator = Accelerator(cpu=not gpu.is_usable())
         use_cores(accelerator)
         tokenizer = folder / TOKENIZER
         units = [path for path in folder.iterdir() if path.is_dir() and path != tokenizer]

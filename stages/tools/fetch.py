@@ -1,4 +1,4 @@
-"""Fetch a public dataset into data/raw/<dataset>/. A tool, no stage of the pipeline.
+"""Fetch a public dataset into data/raw/<dataset>/, or a model into backbones/. A tool, no stage.
 
 From the Hugging Face hub by its own library, from Kaggle by its own client (`pip install kagglehub`
 and an account), at a pinned revision; each file's SHA-256 is checked before it is used. Beside the
@@ -7,6 +7,7 @@ labels its test part, the labels go to `test_labels.csv`, which no stage reads. 
 the command says what to download where; `--downloads` takes a folder with these files.
 
     verdict fetch dbpedia14
+    verdict fetch --model microsoft/deberta-v3-base@<commit>
 """
 
 import csv
@@ -24,6 +25,7 @@ from typing import Any, TypeAlias
 from stages.core.errors import InputError
 from stages.core.tables import atomic, write_json
 from stages.runtime.cli import run
+from stages.tools.convert import convert
 
 log = logging.getLogger("verdict")
 
@@ -252,17 +254,29 @@ def build(dataset: str, source: Source, downloads: Path, out: Path) -> None:
         log.info("fetch: SHA-256 %s %s", digest, name)
 
 
-def main(dataset: str, /, *, downloads: Path | None = None, to: Path = Path("data/raw")) -> None:
-    """Fetch a dataset.
+def main(
+    dataset: str = "",
+    /,
+    *,
+    model: str | None = None,
+    downloads: Path | None = None,
+    to: Path | None = None,
+) -> None:
+    """Fetch a dataset or a pretrained model.
 
     Args:
         dataset: Its name in params/.
+        model: Instead of a dataset an id on the Hugging Face hub and its commit, `<id>@<commit>`,
+            or a folder: pickled weights become safetensors, a slow tokenizer becomes a fast one.
         downloads: Folder with the source's files, where they are downloaded already.
-        to: Folder of the raw folders.
+        to: Where it goes; by default data/raw or backbones.
     """
+    if model is not None and not dataset:
+        convert(model, to or Path("backbones"))
+        return
     if dataset not in SOURCES:
-        raise InputError(f"got {dataset!r}; expected one of {sorted(SOURCES)}")
-    source, out = SOURCES[dataset], to / dataset
+        raise InputError(f"got {dataset!r}; expected one of {sorted(SOURCES)}, or --model")
+    source, out = SOURCES[dataset], (to or Path("data/raw")) / dataset
     if out.is_dir() and any(out.iterdir()):
         raise InputError(f"{out}: there is something already; expected no such folder, or --to")
     if downloads is not None:

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -30,18 +30,14 @@ from stages.core.matrices import Floats
 from stages.core.params import Params, in_section, read_params
 from stages.core.tables import ID, join_turns, read_table
 from stages.core.tasks import read_task
-from stages.runtime import parallel
+from stages.runtime import gpu, parallel
 from stages.runtime.cli import run
-from stages.transformer.network.backbones import (
-    autocast_dtype,
-    check_positions,
-    load_backbone,
-    load_tokenizer,
-)
+from stages.transformer.network.backbones import check_positions, load_backbone, load_tokenizer
 from stages.transformer.network.batches import inference_batches
+from stages.transformer.network.devices import autocast_dtype
 from stages.transformer.network.encode import Template, encode_text, tokenise
 from stages.transformer.network.network import network_class
-from stages.transformer.network.params import BackboneParams
+from stages.transformer.network.params import BackboneParams, Precision
 from stages.transformer.network.predict import distinct_sequences, score
 from stages.transformer.network.tokens import Tokens
 
@@ -67,7 +63,7 @@ class EmbedParams(Params):
     backbone: BackboneParams | None = None
     max_tokens: Annotated[int, Field(ge=8)] = 128
     tokens_per_batch: Annotated[int, Field(ge=8)] = 2048
-    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
 
 
 @dataclass(frozen=True)
@@ -92,7 +88,7 @@ class Embedder:
         backbone = params.backbone
         if backbone is None:
             raise InputError("embed.backbone: got null; expected a backbone, since texts need one")
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = torch.device("cuda" if gpu.is_usable() else "cpu")
         model = load_backbone(backbone, device=device, dtype=torch.float32)
         check_positions(model, params.max_tokens, "max_tokens")
         network = network_class()(
@@ -115,7 +111,8 @@ class Embedder:
         def embed(batch: Indices) -> Floats:
             return self._embed(tokens, sequences[batch])
 
-        with one_torch_thread():  # a GPU is used here, even if there is a cluster
+        # a GPU is used here, even if there is a cluster
+        with gpu.turn(self.device), one_torch_thread():
             on_cpu = self.device.type == "cpu"
             found = parallel.run(embed, bar) if on_cpu else list(map(embed, bar))
         vectors = np.concatenate(found)  # batches keep the order of the sequences, longest first

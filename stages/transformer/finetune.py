@@ -3,8 +3,9 @@
 In: labels, folds and the token ids of the stage `tokens`. Out: a model for each fold (safetensors),
 the tokenizer, predictions out of fold and for unseen rows, and the loss curves. Both orders of a
 pair are in the same optimiser step, and its prediction is the mean over both. A killed run resumes
-from a scratch folder, which is removed at the end. A dataset that does not use the backbone gets
-empty outputs, and torch is not imported.
+from a scratch folder, which is removed at the end; where `folds` names only some, their models stay
+there, and are not trained again when others are added. A dataset that does not use the backbone
+gets empty outputs, and torch is not imported.
 
 To use several GPUs or machines, run the module under a launcher (`torchrun` or `accelerate launch`,
 `-m stages.transformer.finetune ...`), or set VERDICT_LAUNCH to options of torchrun, such as
@@ -17,7 +18,6 @@ process for each GPU; if one dies, all resume from the last checkpoint.
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import shlex
@@ -37,17 +37,18 @@ from stages.core.layout import SCRATCH, Layout
 from stages.core.params import in_section
 from stages.core.tables import write_table
 from stages.core.tasks import read_task
-from stages.runtime import cluster, parallel
+from stages.runtime import cluster, gpu, parallel
 from stages.runtime.cli import run
 from stages.runtime.cost import Cost
 from stages.runtime.tracking import Live
+from stages.transformer.network.devices import NO_BLOCK, is_out_of_memory
 from stages.transformer.network.params import FinetuneParams, read_finetune
 from stages.transformer.network.predict import Data, predict
 from stages.transformer.network.tokens import read_tokens
 from stages.transformer.training.checkpoint import Checkpoint, Finished, finish, scratch_key
 from stages.transformer.training.classifier import build
 from stages.transformer.training.cluster import train
-from stages.transformer.training.loop import Fit
+from stages.transformer.training.loop import Fit, free_memory
 from stages.transformer.training.losses import class_weights
 from stages.transformer.training.progress import Curve
 from stages.transformer.training.units import Unit, curves, gather, hold_out, units, write_models
@@ -60,7 +61,6 @@ log = logging.getLogger("verdict")
 LAUNCH = "VERDICT_LAUNCH"
 # How many kernels oneDNN caches, one per shape of a batch: its default of 1024 took 2 GB
 ONEDNN_CACHE, ONEDNN_SHAPES = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64"
-NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def tune(
@@ -83,7 +83,7 @@ def tune(
     targets = data.targets[train]
     weight = class_weights(data.task, targets) if balanced else np.ones(len(train))
     checkpoint = Checkpoint(scratch / f"{unit.name}.pt")
-    gc.collect()  # free the model of the previous fold
+    free_memory(accelerator)  # of the previous fold
     with memory_advice(params):
         classifier = build(
             params, len(data.task.classes), device=accelerator.device, seed=unit.seed
@@ -109,9 +109,13 @@ def memory_advice(params: FinetuneParams) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not any(
-            words in str(error).lower() for words in NO_MEMORY
-        ):
+        if NO_BLOCK in str(error):
+            raise InputError(
+                f"backbone.attention: a kernel needs more memory of a block than this GPU has, got "
+                f"{params.backbone.attention!r}; expected eager, sdpa or flash_attention_2; "
+                f"{str(error)[:200]}"
+            ) from error
+        if not is_out_of_memory(error):
             raise
         raise InputError(
             f"tokens_per_batch: out of memory, got {params.tokens_per_batch}; expected less, or "
@@ -136,10 +140,9 @@ def main(*, dataset: str, backbone: str) -> None:
     is_main = os.environ.get("RANK", "0") == "0"  # as launchers set it
     found: dict[Unit, Finished] = {}
     if params is not None and todo:
-        import torch  # takes seconds, as accelerate does
-        from accelerate import Accelerator
+        from accelerate import Accelerator  # takes seconds
 
-        accelerator = Accelerator(cpu=not torch.cuda.is_available())
+        accelerator = Accelerator(cpu=not gpu.is_usable())
         use_cores(accelerator)
         is_main = accelerator.is_main_process
         inputs = [layout.labels, layout.folds, layout.tokens(backbone)]
@@ -148,6 +151,7 @@ def main(*, dataset: str, backbone: str) -> None:
         log.info("finetune: %d rows of %s for %s, on %s", len(folds.ids), dataset, backbone, place)
         work = shelf / scratch_key(params, inputs, place)
         with (
+            gpu.turn(accelerator.device),
             Live(dataset, backbone, on=is_main) as live,
             in_section(FinetuneParams, layout, f"finetune.{backbone}"),
         ):
@@ -160,12 +164,15 @@ def main(*, dataset: str, backbone: str) -> None:
     write_models(layout.model(backbone), found, params.backbone if params else None)
     write_table(table, layout.predictions(backbone))
     write_table(curves(found), layout.loss_curve(backbone))
-    if found:
+    if params and params.folds is None:
         shutil.rmtree(shelf)
     # new rows are predicted by the models of the folds, or, if there are any, by the refitted ones
     used = {unit: done for unit, done in found.items() if unit.fold is None} or found
     ms = 1e3 * sum(done.seconds / max(1, len(unit.rows)) for unit, done in used.items())
-    clock.write(layout.cost(backbone), fitted=layout.model(backbone), predict_ms_per_row=ms)
+    clock.write(
+        layout.cost(backbone), fitted=layout.model(backbone), predict_ms_per_row=ms,
+        gpu_memory_mb=gpu.peak_memory_mb() if found else None,
+    )  # fmt: skip
     log.info(
         "finetune: %d rows in %d folds%s",
         len(losses),

@@ -213,6 +213,48 @@ def test_stage_blends_and_obeys_the_swap(simulated, tmp_path, monkeypatch):
     assert min(nested.values()) - 1e-9 <= loss <= max(nested.values()) + 1e-9
 
 
+def test_given_weights_are_normalised_and_judged_as_they_are(simulated, tmp_path, monkeypatch):
+    write_inputs(tmp_path, simulated)
+    write_params(tmp_path, "tiny", ensemble={"weights": {"y": 50, "x": 150}})
+    table, weights = run_stage(tmp_path, monkeypatch)
+    assert weights["weight"] == {"y": 0.25, "x": 0.75}
+    assert weights["temperature"] == 1
+    members, folds = simulated
+    expected = 0.75 * members[0] + 0.25 * members[1]
+    values = table[["p_a", "p_b", "p_tie"]].to_numpy()
+    np.testing.assert_allclose(values, expected, atol=1e-12)
+    rows = train_rows(folds)
+    loss = ensemble.log_loss(TASK, folds.targets[rows], expected[rows])
+    assert weights["nested_log_loss"] == {"mixture": pytest.approx(loss)}
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"weights": {"x": 1, "z": 1}}, r"ensemble\.weights: not built, got \['z'\]; expected w"),
+        ({"weights": {"x": 0}}, r"weights\.x: .*greater than 0"),
+        ({"weights": {"x": 1}, "members": ["x", "y"]}, r"expected one for each of members"),
+    ],
+)
+def test_given_weights_that_fit_no_members_are_refused(
+    simulated, tmp_path, monkeypatch, section, message
+):
+    write_inputs(tmp_path, simulated)
+    write_params(tmp_path, "tiny", ensemble=section)
+    with pytest.raises(InputError, match=message):
+        run_stage(tmp_path, monkeypatch)
+
+
+def test_given_weight_of_a_member_without_rows_out_of_fold_is_refused(
+    simulated, tmp_path, monkeypatch
+):
+    write_inputs(tmp_path, simulated)
+    write_params(tmp_path, "tiny", ensemble={"weights": {"x": 1, "y": 1}})
+    change(tmp_path, "y", lambda table: table[table["part"] == "test"])
+    with pytest.raises(InputError, match=r"weights: no row predicted out of fold, got \['y'\]"):
+        run_stage(tmp_path, monkeypatch)
+
+
 def test_form_of_a_fold_is_chosen_on_the_other_folds(simulated, tmp_path, monkeypatch):
     """On fold 0 a temperature is so good that it wins over all rows, elsewhere it is worse."""
     fold = simulated[1].fold[train_rows(simulated[1])]

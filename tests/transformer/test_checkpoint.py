@@ -72,7 +72,7 @@ def test_checkpoint_holds_no_code(train, tmp_path):
     checkpoint = Checkpoint(tmp_path / "fold0.pt")
     assert checkpoint.read() is None
     train(checkpoint)
-    assert set(checkpoint.read()) == {"progress", "weights", "best", "optimizer"}
+    assert set(checkpoint.read()) == {"progress", "weights", "best", "optimizer", "scaler"}
     assert [file.name for file in tmp_path.iterdir()] == ["fold0.pt"]
 
 
@@ -105,6 +105,8 @@ def test_key_changes_with_params_files_backbone_place_and_code(make_params, tmp_
     keys.append(key())
     assert len(set(keys)) == 5
     assert key() == keys[-1]
+    less = {"tokens_per_batch": 64, "checkpointing": True, "checkpoint_steps": 7}
+    assert key(folds=[0], seeds=2, **less) == keys[-1]  # the same models, or more of them
     code = checkpoint.CODE
     for changed in (
         "transformer/network/network.py",

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,9 @@ from stages.transformer.network.predict import Data, predict, probabilities, sco
 from stages.transformer.network.tokens import Tokens
 from stages.transformer.training.checkpoint import Checkpoint
 from stages.transformer.training.classifier import build
-from stages.transformer.training.loop import Fit
+from stages.transformer.training.loop import Fit, loss_scaler
 from stages.transformer.training.losses import disagreement
+from stages.transformer.training.optimizer import make_groups, make_optimizer, set_rates
 
 ALL = {"unfreeze": "all", "learning_rate": 1e-3, "head_learning_rate": 1e-2, "epochs": 2}
 FIXED = {"schedule": "constant", "warmup": 0.0}
@@ -55,6 +58,72 @@ def test_same_seed_gives_the_same_weights_and_another_one_does_not(train, make_p
     other = weights_of(train(make_params(backbone=dropped, seed=1))[0])
     assert all(torch.equal(once[name], twice[name]) for name in once)
     assert not torch.equal(once["head.weight"], other["head.weight"])
+
+
+def test_short_memory_halves_the_micro_batches_and_trains_the_same(
+    train, make_params, monkeypatch, caplog
+):
+    most = []
+    losses = Fit._losses
+
+    def short(self, rows, orders):
+        most.append(len(rows))
+        if len(rows) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return losses(self, rows, orders)
+
+    params = make_params(tokens_per_batch=512)
+    expected, curve = train(params)
+    monkeypatch.setattr(Fit, "_losses", short)
+    found, same = train(params)
+    assert [row["train_loss"] for row in same] == pytest.approx(
+        [row["train_loss"] for row in curve], rel=1e-3
+    )
+    for name, tensor in weights_of(found).items():
+        torch.testing.assert_close(tensor, expected.state_dict()[name], atol=2e-3, rtol=0)
+    assert max(most[len(most) // 2 :]) <= 3  # it stays with what fits
+    assert "out of memory at step 1: micro-batches of 256 tokens" in caplog.text
+
+
+def test_memory_that_one_sequence_exhausts_is_an_error(train, make_params, monkeypatch):
+    def short(self, rows, orders):
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`")
+
+    monkeypatch.setattr(Fit, "_losses", short)
+    with pytest.raises(RuntimeError, match="ALLOC_FAILED"):
+        train(make_params())
+
+
+def test_half_precision_scales_its_losses_and_learns(train, pairs, make_params, accelerator):
+    params = make_params(precision="fp16", steps=[ALL | {"learning_rate": 3e-3, "epochs": 20}])
+    classifier, curve = train(params)
+    assert loss_of(classifier, pairs, ROWS, params, accelerator) < curve[0]["train_loss"] / 2
+    fit = Fit(
+        classifier, pairs, ROWS, np.ones(20), None, params, 0, accelerator=accelerator,
+        checkpoint=Checkpoint(Path("none.pt")), name="fold0",
+    )  # fmt: skip
+    assert fit.scaler.is_enabled()
+    assert not loss_scaler(
+        build(make_params(), 3, device=accelerator.device, seed=0), accelerator
+    ).is_enabled()
+
+
+def test_step_whose_gradients_overflow_is_skipped(pairs, make_params, accelerator, tmp_path):
+    params = make_params(precision="fp16")
+    classifier = build(params, 3, device=accelerator.device, seed=0)
+    before = weights_of(classifier)
+    fit = Fit(
+        classifier, pairs, ROWS, np.ones(20), None, params, 0, accelerator=accelerator,
+        checkpoint=Checkpoint(tmp_path / "none.pt"), name="fold0",
+    )  # fmt: skip
+    fit.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126)
+    optimizer = make_optimizer(make_groups(classifier, params.steps[0], params))
+    set_rates(optimizer, 1.0)
+    fit._step(fit._plan(0)[0], optimizer)
+    assert all(
+        torch.equal(before[name], tensor) for name, tensor in classifier.state_dict().items()
+    )
+    assert fit.scaler.get_scale() == 2.0**125
 
 
 def test_r_drop_makes_predictions_depend_less_on_dropout(train, pairs, make_params):

@@ -10,6 +10,8 @@ N_LAYERS, SIZE, LONGEST = 3, 32, 96
 ENCODERS = ("bert", "distilbert", "roberta", "deberta-v2", "modernbert", "t5")
 DECODERS = ("gpt2", "gemma2", "llama", "qwen2")
 FAMILIES = ENCODERS + DECODERS
+NEWER = ("gemma3", "gemma3-text", "qwen3")  # gemma3 reads images too
+WIDE = "llama-wide"  # bitsandbytes quantises blocks of 64
 
 BERT_TOKENS = {
     "pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]",
@@ -30,6 +32,13 @@ SPECIAL = {
     "llama": {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>"},
     "qwen2": {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"},
 }  # fmt: skip
+SPECIAL |= {
+    "gemma3": SPECIAL["gemma2"],
+    "gemma3-text": SPECIAL["gemma2"],
+    "qwen3": SPECIAL["qwen2"],
+}
+
+SPECIAL[WIDE] = SPECIAL["llama"]
 
 COMMON = {"initializer_range": 0.2}  # scores that differ from row to row
 HUGGING = {
@@ -55,6 +64,19 @@ SHAPES = {
     | {"attn_logit_softcapping": 2.0},
     "llama": HUGGING | {"num_key_value_heads": 2},
     "qwen2": HUGGING | {"num_key_value_heads": 2},
+    "qwen3": HUGGING | {"num_key_value_heads": 2, "head_dim": 16},
+    "gemma3-text": HUGGING
+    | {"num_key_value_heads": 2, "head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 8},
+}  # fmt: skip
+SHAPES[WIDE] = SHAPES["llama"] | {"hidden_size": 64, "intermediate_size": 128}
+SHAPES["gemma3"] = {
+    "text_config": SHAPES["gemma3-text"] | {"model_type": "gemma3_text"},
+    "vision_config": {
+        "hidden_size": SIZE, "intermediate_size": SIZE, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "image_size": 32, "patch_size": 16,
+        "model_type": "siglip_vision_model",
+    },
+    "mm_tokens_per_image": 4,
 }  # fmt: skip
 
 
@@ -64,6 +86,7 @@ def write_tiny(folder: Path, family: str, seed: int = 0) -> Path:
     from transformers import (
         AutoConfig,
         AutoModelForCausalLM,
+        AutoModelForImageTextToText,
         AutoModelForMaskedLM,
         AutoModelForSeq2SeqLM,
     )
@@ -71,13 +94,18 @@ def write_tiny(folder: Path, family: str, seed: int = 0) -> Path:
     tokenizer = tiny_tokenizer(family)
     known = ("pad", "bos", "eos", "cls", "sep", "unk")
     numbers = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in known}
+    own = {key: number for key, number in numbers.items() if number is not None}
+    own["vocab_size"] = len(tokenizer)
+    shape = dict(SHAPES[family])
+    if "text_config" in shape:
+        shape["text_config"] = shape["text_config"] | own
     config = AutoConfig.for_model(
-        family,
-        **SHAPES[family],
-        vocab_size=len(tokenizer),
-        **{key: number for key, number in numbers.items() if number is not None},
+        family.replace("-text", "_text").removesuffix("-wide"),
+        **(shape if "text_config" in shape else shape | own),
     )
-    kind = AutoModelForCausalLM if family in DECODERS else AutoModelForMaskedLM
+    kind = AutoModelForCausalLM if family in (*DECODERS, *NEWER, WIDE) else AutoModelForMaskedLM
+    if "text_config" in shape:
+        kind = AutoModelForImageTextToText
     if config.is_encoder_decoder:
         config.decoder_start_token_id = config.pad_token_id
         kind = AutoModelForSeq2SeqLM

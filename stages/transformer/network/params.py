@@ -11,6 +11,8 @@ from stages.core.stopping import StoppingParams
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Bits = Literal[4, 8]
 
 
 class BackboneParams(Params):
@@ -59,7 +61,7 @@ class LoraParams(Params):
     """Low-rank adapters (Hu et al., 2021, https://arxiv.org/abs/2106.09685).
 
     `rank_stabilised` scales by alpha / sqrt(rank) (https://arxiv.org/abs/2312.03732). `bits` stores
-    the frozen weights in 4 or 8 bits (QLoRA, CUDA only).
+    the frozen weights in 4 or 8 bits (QLoRA), for which the extra `gpu` is needed.
     """
 
     rank: Count = 16
@@ -67,7 +69,7 @@ class LoraParams(Params):
     dropout: Share = 0.05
     targets: Annotated[tuple[str, ...], Field(min_length=1)] | Literal["all-linear"] = "all-linear"
     rank_stabilised: bool = False
-    bits: Literal[4, 8] | None = None
+    bits: Bits | None = None
 
 
 class FinetuneParams(Params):
@@ -110,7 +112,7 @@ class FinetuneParams(Params):
     balance: Literal["none", "weights"] = "none"
     checkpointing: bool = False
     compile: bool = False
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Precision = "auto"
     folds: tuple[int, ...] | None = None
     test: Literal["mean", "refit"] = "mean"
     checkpoint_steps: Count | None = 200

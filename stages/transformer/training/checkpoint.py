@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 
 STAGES = Path(__file__).resolve().parents[2]
+# Params that change which models are trained, or how much memory that takes, but no model.
+SAME = {"folds", "seeds", "tokens_per_batch", "checkpointing", "checkpoint_steps"}
 CODE = (STAGES / "transformer", STAGES / "core")
 
 
@@ -42,6 +44,7 @@ class Checkpoint:
         weights: Mapping[str, Tensor],
         best: Mapping[str, Tensor] | None,
         optimizer: Mapping[str, Any],
+        scaler: Mapping[str, Any],
     ) -> None:
         """Save this state in place of an older one."""
         import torch
@@ -51,6 +54,7 @@ class Checkpoint:
             "weights": weights,
             "best": best,
             "optimizer": optimizer,
+            "scaler": scaler,
         }
         with atomic(self.path) as temporary:
             torch.save(content, temporary)
@@ -104,13 +108,14 @@ def finish(
 
 
 def scratch_key(params: FinetuneParams, inputs: Iterable[Path], place: str) -> str:
-    """Hash of everything that the result depends on.
+    """Hash of everything that the result of a unit depends on, but its name.
 
-    That is the params, the bytes of the files and folders in `inputs`, the code of
-    `stages/transformer` and `stages/core`, the versions of the libraries, the number of processes
-    and kind of device in `place`, and the names, sizes and times of the files of a local backbone.
+    That is the params without those of `SAME`, the bytes of the files and folders in `inputs`, the
+    code of `stages/transformer` and `stages/core`, the versions of the libraries, the number of
+    processes and kind of device in `place`, and the names, sizes and times of the files of a local
+    backbone.
     """
-    digest = hashlib.sha256(params.model_dump_json().encode())
+    digest = hashlib.sha256(params.model_dump_json(exclude=SAME).encode())
     libraries = [f"{name} {version(name)}" for name in ("torch", "transformers", "peft")]
     digest.update(repr([place, *libraries]).encode())
     code = [file for part in CODE for file in sorted(part.rglob("*.py"))]

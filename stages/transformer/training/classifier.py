@@ -7,32 +7,37 @@ loads none of them.
 
 from __future__ import annotations
 
+import logging
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from stages.core.errors import InputError
 from stages.core.params import check_params
 from stages.core.tables import atomic, read_json, write_json
-from stages.transformer.network.backbones import (
-    autocast_dtype,
-    check_positions,
-    load_backbone,
-    quiet,
-)
+from stages.transformer.network.backbones import check_positions, load_backbone, quiet
+from stages.transformer.network.devices import allow_recompilations, autocast_dtype
 from stages.transformer.network.network import Classifier, full_precision_sdpa, network_class
-from stages.transformer.network.params import BackboneParams, FinetuneParams, LoraParams
+from stages.transformer.network.params import (
+    BackboneParams,
+    Bits,
+    FinetuneParams,
+    LoraParams,
+)
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+log = logging.getLogger("verdict")
 
 BACKBONE, ADAPTER = "backbone", "adapter"  # folders inside that of a saved classifier
 ADAPTER_WEIGHTS = "adapter_model.safetensors"  # PEFT's own names, so that it can load these two
 ADAPTER_CONFIG = "adapter_config.json"
 HEAD, ABOUT = "head.safetensors", "finetune.json"
 HEAD_STD = 0.02  # of the new head's weights, as in BERT and most families since
-RECOMPILATIONS = 64  # training or not, mask or not, frozen or not, and the shapes of batches
+OVERFLOWS = ("deberta", "gemma", "t5")  # families whose activations do not fit into float16
 
 
 def build(params: FinetuneParams, n_classes: int, *, device: torch.device, seed: int) -> Classifier:
@@ -62,6 +67,16 @@ def assemble(
 
     check_positions(backbone, params.encoding.max_tokens, "encoding.max_tokens")
     precision = autocast_dtype(params.precision, device)
+    if getattr(backbone, "is_quantized", False) and not params.lora:
+        raise InputError(
+            f"lora: got null, but the weights of {params.backbone.name} are quantised, and cannot "
+            "be tuned themselves; expected lora, or a model whose weights are not"
+        )
+    if precision is torch.float16 and any(f in backbone.config.model_type for f in OVERFLOWS):
+        log.warning(
+            "finetune: activations of %s may be too large for fp16: if the loss becomes NaN, set "
+            "precision to fp32", backbone.config.model_type,
+        )  # fmt: skip
     fused = backbone.config._attn_implementation == "sdpa"
     if fused and precision is not None and device.type == "cpu":
         backbone.set_attn_implementation(full_precision_sdpa())
@@ -85,7 +100,7 @@ def assemble(
     )
     unfreeze(classifier, "all")
     if params.compile:
-        torch._dynamo.config.recompile_limit = RECOMPILATIONS
+        allow_recompilations()
         for layer in _stack(classifier):
             layer.compile()  # in place, so that the weights keep their names
     return classifier.train()
@@ -170,8 +185,8 @@ def load(folder: Path, *, device: torch.device, merge: bool = False) -> Classifi
         folder: What `save` wrote.
         device: Where the weights go.
         merge: Add the adapters to the weights of the backbone. Weights that were quantised during
-            training are then loaded unquantised, as they are without CUDA, so that scores differ
-            by the quantisation error.
+            training are then loaded unquantised, as they are without the package bitsandbytes, so
+            that scores differ by the quantisation error.
 
     Raises:
         InputError: The folder is incomplete, or the backbone that the adapters or the head belong
@@ -183,7 +198,7 @@ def load(folder: Path, *, device: torch.device, merge: bool = False) -> Classifi
     if not share_backbone(params):
         own = {"name": str((folder / BACKBONE).resolve()), "revision": None}
         source = source.model_copy(update=own)
-    quantised = lora is not None and not merge and device.type == "cuda"
+    quantised = not merge and find_spec("bitsandbytes") is not None
     backbone = _load(params, source, device, lora.bits if lora and quantised else None)
     classifier = assemble(backbone, params, about["n_classes"], device=device, seed=0)
     load_tuned(classifier, folder, params)
@@ -219,7 +234,7 @@ def _tunes_backbone(params: FinetuneParams) -> bool:
 
 
 def _load(
-    params: FinetuneParams, source: BackboneParams, device: torch.device, bits: Literal[4, 8] | None
+    params: FinetuneParams, source: BackboneParams, device: torch.device, bits: Bits | None
 ) -> Any:
     """Load the backbone; with LoRA its frozen weights are half precision where that works."""
     import torch

@@ -16,7 +16,18 @@ from stages.runtime import cluster, parallel
 log = logging.getLogger("verdict")
 
 # Variables of the process that starts the work that are set in the workers too.
-PASSED_ON = ("ACCELERATE_", "DVC_", "HF_", "MLFLOW_", "VERDICT_TRACKING")
+PASSED_ON = ("ACCELERATE_", "CUDA_", "DVC_", "HF_", "MLFLOW_", "NCCL_", "PYTORCH_", "TORCH_",
+             "VERDICT_TRACKING")  # fmt: skip
+RAYS_OWN = "CUDA_VISIBLE_DEVICES"  # Ray gives each worker its GPU
+
+
+def passed_on(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables of `environment` that are set in the workers too."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith(PASSED_ON) and name != RAYS_OWN
+    }
 
 
 def train(function: Callable[..., None], options: Mapping[str, Any], storage: Path) -> None:
@@ -40,7 +51,7 @@ def train(function: Callable[..., None], options: Mapping[str, Any], storage: Pa
     shares = [int(node.get("CPU", 0)) // int(node["GPU"]) for node in own]
     cpus = max(1, min(shares)) if gpus else min(cores)
     here = Path.cwd()
-    variables = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
+    variables = passed_on(os.environ)
 
     def work() -> None:
         local = int(os.environ["LOCAL_WORLD_SIZE"])

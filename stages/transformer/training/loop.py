@@ -7,6 +7,8 @@ micro-batches and among processes.
 
 from __future__ import annotations
 
+import gc
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -17,7 +19,8 @@ from tqdm import tqdm
 
 from stages.core.folds import Indices
 from stages.core.matrices import Floats
-from stages.transformer.network.batches import OptimizerStep, epoch_plan
+from stages.transformer.network.batches import OptimizerStep, cut, epoch_plan
+from stages.transformer.network.devices import is_out_of_memory
 from stages.transformer.network.params import FinetuneParams
 from stages.transformer.network.predict import (
     Data,
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from stages.transformer.network.network import Classifier
+
+log = logging.getLogger("verdict")
 
 ROWS_PER_EPOCH = 20  # of the loss curve
 CHECK = 10  # optimiser steps between reading the losses: each time the GPU has to wait
@@ -94,9 +99,12 @@ class Fit:
         self.progress = Progress()
         self.best: dict[str, Tensor] | None = None
         self.optimizer_state: dict[str, Any] | None = None
+        self.budget = params.tokens_per_batch  # less, where that turned out to be too much
+        self.scaler = loss_scaler(classifier, accelerator)
         if (saved := checkpoint.read()) is not None:
             self.progress = Progress(**saved["progress"])
             self.best, self.optimizer_state = saved["best"], saved["optimizer"]
+            self.scaler.load_state_dict(saved["scaler"])
             _restore(self.learned, saved["weights"])
 
     def run(self) -> Curve:
@@ -152,6 +160,31 @@ class Fit:
         """Make one optimiser step."""
         import torch
 
+        if self.budget < self.params.tokens_per_batch:
+            batch = cut(batch.rows, self.lengths, self.budget, self.accelerator.num_processes)
+        try:
+            loss = self._backward(batch)
+        except (MemoryError, RuntimeError) as error:
+            if not self._can_retreat(batch, error):
+                raise
+            optimizer.zero_grad()
+            self._step(batch, optimizer)
+            return
+        learning = [p for group in optimizer.param_groups for p in group["params"]]
+        sum_over_processes([*_gradients(learning), loss], self.accelerator)
+        if self.params.clip is not None:
+            self.scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(learning, self.params.clip)
+        self.scaler.step(optimizer)
+        self.scaler.update()
+        optimizer.zero_grad()
+        self.pending.append(loss)
+        self.progress.advance(int(self.lengths[batch.rows].sum()))
+
+    def _backward(self, batch: OptimizerStep) -> Tensor:
+        """The mean loss over this process' part of a step; its gradients are added up."""
+        import torch
+
         # a seed for each step and process, so that a resumed run needs no generator state
         place = (self.seed, self.progress.steps, self.accelerator.process_index)
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
@@ -161,16 +194,26 @@ class Fit:
         for sequences in batch.micro[self.accelerator.process_index]:
             if len(sequences):
                 part, disagreed = self._losses(sequences[:, 0], sequences[:, 1])
-                ((part + self.params.r_drop * disagreed) / total).backward()
+                self.scaler.scale((part + self.params.r_drop * disagreed) / total).backward()
                 loss += part.detach() / total
-        learning = [p for group in optimizer.param_groups for p in group["params"]]
-        sum_over_processes([*_gradients(learning), loss], self.accelerator)
-        if self.params.clip is not None:
-            torch.nn.utils.clip_grad_norm_(learning, self.params.clip)
-        optimizer.step()
-        optimizer.zero_grad()
-        self.pending.append(loss)
-        self.progress.advance(int(self.lengths[batch.rows].sum()))
+        return loss
+
+    def _can_retreat(self, batch: OptimizerStep, error: Exception) -> bool:
+        """Halve the micro-batches if memory was short and they can be halved.
+
+        Among several processes none can do so alone: the others wait for its gradients.
+        """
+        largest = max(len(sequences) for sequences in batch.micro[self.accelerator.process_index])
+        alone = self.accelerator.num_processes == 1
+        if not is_out_of_memory(error) or largest < 2 or not alone:
+            return False
+        self.budget //= 2
+        log.warning(
+            "%s: out of memory at step %d: micro-batches of %d tokens from here on",
+            self.name, self.progress.steps + 1, self.budget,
+        )  # fmt: skip
+        free_memory(self.accelerator)
+        return True
 
     def _losses(self, rows: Indices, orders: Indices) -> tuple[Tensor, Tensor]:
         """Weighted sums of the losses of sequences, and of their disagreement under R-Drop.
@@ -217,7 +260,10 @@ class Fit:
         if stopping is not None and progress.waited >= stopping.patience:
             progress.done = n_steps
         if saves and self.accelerator.is_main_process:
-            self.checkpoint.write(progress, _copy(self.learned), self.best, optimizer.state_dict())
+            self.checkpoint.write(
+                progress, _copy(self.learned), self.best, optimizer.state_dict(),
+                self.scaler.state_dict(),
+            )  # fmt: skip
 
     def _holdout_loss(self, holdout: Indices) -> float:
         scores = predict(self.classifier, self.data, holdout, self.params, self.accelerator)
@@ -234,6 +280,24 @@ class Fit:
             unit="step",
             disable=None if self.accelerator.is_main_process else True,
         )
+
+
+def loss_scaler(classifier: Classifier, accelerator: Accelerator) -> Any:
+    """Keeps small gradients above 0 in float16 (Micikevicius et al. 2018); else does nothing."""
+    import torch
+
+    return torch.amp.GradScaler(
+        accelerator.device.type, enabled=classifier.precision is torch.float16
+    )
+
+
+def free_memory(accelerator: Accelerator) -> None:
+    """Give back what is no longer needed."""
+    import torch
+
+    gc.collect()
+    if accelerator.device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _learned(classifier: Classifier, params: FinetuneParams) -> dict[str, Tensor]:
