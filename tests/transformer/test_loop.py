@@ -117,7 +117,7 @@ def test_step_whose_gradients_overflow_is_skipped(pairs, make_params, accelerato
         checkpoint=Checkpoint(tmp_path / "none.pt"), name="fold0",
     )  # fmt: skip
     fit.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126)
-    optimizer = make_optimizer(make_groups(classifier, params.steps[0], params))
+    optimizer = make_optimizer(make_groups(classifier, params.steps[0], params), params)
     set_rates(optimizer, 1.0)
     fit._step(fit._plan(0)[0], optimizer)
     assert all(

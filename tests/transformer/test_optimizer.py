@@ -65,7 +65,7 @@ def test_parameter_outside_of_layers_and_head_is_refused(classifier, make_params
 
 def test_optimizer_steps_by_the_share_of_the_peak(classifier, make_params):
     params = make_params(layer_decay=1.0, weight_decay=0.0)
-    optimizer = make_optimizer(make_groups(classifier, params.steps[0], params))
+    optimizer = make_optimizer(make_groups(classifier, params.steps[0], params), params)
     set_rates(optimizer, 0.5)
     weight = classifier.head.weight
     before = weight.detach().clone()

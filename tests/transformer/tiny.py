@@ -11,7 +11,7 @@ ENCODERS = ("bert", "distilbert", "roberta", "deberta-v2", "modernbert", "t5")
 DECODERS = ("gpt2", "gemma2", "llama", "qwen2")
 FAMILIES = ENCODERS + DECODERS
 NEWER = ("gemma3", "gemma3-text", "qwen3")  # gemma3 reads images too
-WIDE = "llama-wide"  # bitsandbytes quantises blocks of 64
+WIDE = ("llama-wide", "gemma2-wide")  # bitsandbytes quantises blocks of 64
 
 BERT_TOKENS = {
     "pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]",
@@ -38,7 +38,7 @@ SPECIAL |= {
     "qwen3": SPECIAL["qwen2"],
 }
 
-SPECIAL[WIDE] = SPECIAL["llama"]
+SPECIAL |= {name: SPECIAL[name.removesuffix("-wide")] for name in WIDE}
 
 COMMON = {"initializer_range": 0.2}  # scores that differ from row to row
 HUGGING = {
@@ -68,7 +68,10 @@ SHAPES = {
     "gemma3-text": HUGGING
     | {"num_key_value_heads": 2, "head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 8},
 }  # fmt: skip
-SHAPES[WIDE] = SHAPES["llama"] | {"hidden_size": 64, "intermediate_size": 128}
+SHAPES |= {
+    name: SHAPES[name.removesuffix("-wide")] | {"hidden_size": 64, "intermediate_size": 128}
+    for name in WIDE
+}
 SHAPES["gemma3"] = {
     "text_config": SHAPES["gemma3-text"] | {"model_type": "gemma3_text"},
     "vision_config": {
@@ -103,7 +106,7 @@ def write_tiny(folder: Path, family: str, seed: int = 0) -> Path:
         family.replace("-text", "_text").removesuffix("-wide"),
         **(shape if "text_config" in shape else shape | own),
     )
-    kind = AutoModelForCausalLM if family in (*DECODERS, *NEWER, WIDE) else AutoModelForMaskedLM
+    kind = AutoModelForCausalLM if family in (*DECODERS, *NEWER, *WIDE) else AutoModelForMaskedLM
     if "text_config" in shape:
         kind = AutoModelForImageTextToText
     if config.is_encoder_decoder:

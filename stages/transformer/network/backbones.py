@@ -141,6 +141,8 @@ def load_backbone(
         text = config.get_text_config()
         _set_dropouts(text, params)
         text.use_cache = False
+        if not params.softcap:
+            text.attn_logit_softcapping = None
         attention = choose_attention(params, text, abilities(device), dtype)
         if attention == "flex_attention":
             allow_recompilations()
@@ -205,12 +207,7 @@ def _set_dropouts(config: Any, params: BackboneParams) -> None:
 def _quantisation(bits: Bits | None, dtype: torch.dtype) -> dict[str, Any]:
     if bits is None:
         return {}
-    if find_spec("bitsandbytes") is None:
-        raise InputError(
-            f"lora.bits: needs the package bitsandbytes, got {bits}; expected null, or "
-            "`pip install 'verdict[gpu]'`"
-        )
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # a line a layer and forward
+    require_bitsandbytes("lora.bits", bits, "null")
     import transformers
 
     four = {
@@ -222,6 +219,16 @@ def _quantisation(bits: Bits | None, dtype: torch.dtype) -> dict[str, Any]:
     kind: Any = transformers.BitsAndBytesConfig
     chosen = kind(**four) if bits == 4 else kind(load_in_8bit=True)
     return {"quantization_config": chosen}
+
+
+def require_bitsandbytes(param: str, given: Any, other: str) -> None:
+    """Refuse a param for which bitsandbytes is not installed, and keep it quiet where it is."""
+    if find_spec("bitsandbytes") is None:
+        raise InputError(
+            f"{param}: needs the package bitsandbytes, got {given!r}; expected {other}, or "
+            "`pip install 'verdict[gpu]'`"
+        )
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # a line a layer and forward
 
 
 @contextmanager

@@ -22,7 +22,8 @@ class BackboneParams(Params):
     id on the Hugging Face hub, or a local folder (starts with `.` or `/`). A hub id needs a
     `revision`, which is a commit or a tag; the others have null. `pooling` says how the token
     vectors of the last layer become one vector. An `attention_dropout` of 0 keeps the fused
-    kernels, which are 2.6 times as fast on CPU at 512 tokens.
+    kernels, which are 2.6 times as fast on CPU at 512 tokens. `softcap: false` drops the soft cap
+    of the attention scores that Gemma-2 has.
     """
 
     name: Annotated[str, Field(min_length=1)]
@@ -31,6 +32,7 @@ class BackboneParams(Params):
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"] = "auto"
     dropout: Share = 0.1
     attention_dropout: Share = 0.0
+    softcap: bool = True
 
 
 class EncodingParams(Params):
@@ -82,10 +84,12 @@ class FinetuneParams(Params):
     orders are read. `tokens_per_batch` only bounds memory: a step is cut into micro-batches of at
     most that many padded tokens. `checkpointing` saves memory at the cost of time.
 
-    From each layer to the one below, the learning rate is multiplied by `layer_decay`. `warmup` is
-    a share of the optimiser steps of each of the `steps`. An `r_drop` above 0 reads each sequence
-    twice and adds that multiple of the difference that dropout makes between the two predictions to
-    the loss; it is meant for small datasets, and doubles time and memory.
+    `adamw_8bit` keeps the moments of AdamW in 8 bits (Dettmers et al., 2022), a quarter of their
+    memory; it needs the extra `gpu`. From each layer to the one below, the learning rate is
+    multiplied by `layer_decay`. `warmup` is a share of the optimiser steps of each of the `steps`.
+    An `r_drop` above 0 reads each sequence twice and adds that multiple of the difference that
+    dropout makes between the two predictions to the loss; it is meant for small datasets, and
+    doubles time and memory.
 
     `folds` null runs all stored folds and an empty list none, which is the same as a null section.
     With `test: mean`, unseen rows get the mean prediction of the folds that ran; with `refit`, that
@@ -106,6 +110,9 @@ class FinetuneParams(Params):
     warmup: Share = 0.1
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    eps: Positive = 1e-8
     label_smoothing: Share = 0.0
     r_drop: Annotated[float, Field(ge=0)] = 0.0
     clip: Positive | None = 1.0

@@ -125,7 +125,7 @@ class Fit:
         step, progress = self.params.steps[self.progress.phase], self.progress
         n_steps = max(1, round(step.epochs * self.steps_per_epoch))
         unfreeze(self.classifier, step.unfreeze)
-        optimizer = make_optimizer(make_groups(self.classifier, step, self.params))
+        optimizer = make_optimizer(make_groups(self.classifier, step, self.params), self.params)
         if self.optimizer_state is not None:
             optimizer.load_state_dict(self.optimizer_state)
             self.optimizer_state = None

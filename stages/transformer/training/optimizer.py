@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Literal
 
+from stages.transformer.network.backbones import require_bitsandbytes
 from stages.transformer.network.params import FinetuneParams, Step
 from stages.transformer.training.classifier import head_parameters, layers
 
@@ -61,11 +62,18 @@ def make_groups(classifier: Classifier, step: Step, params: FinetuneParams) -> l
     ]
 
 
-def make_optimizer(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov and Hutter, 2019), fused; `set_rates` sets its learning rates."""
+def make_optimizer(groups: list[dict[str, Any]], params: FinetuneParams) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov and Hutter, 2019); `set_rates` sets its learning rates."""
+    options: dict[str, Any] = {"lr": 0.0, "betas": params.betas, "eps": params.eps}
+    if params.optimizer == "adamw_8bit":
+        require_bitsandbytes("optimizer", params.optimizer, "adamw")
+        from bitsandbytes.optim import AdamW8bit
+
+        eight: torch.optim.Optimizer = AdamW8bit(groups, **options)
+        return eight
     from torch.optim import AdamW
 
-    return AdamW(groups, lr=0.0, fused=True)
+    return AdamW(groups, fused=True, **options)
 
 
 def set_rates(optimizer: torch.optim.Optimizer, share: float) -> None:
