@@ -180,8 +180,8 @@ Not for: {{ texts.misuse }}
 ## Metrics
 
 Out of fold on {{ "{:,}".format(n_judged) }} rows: each is predicted by models that never saw its
-group, and blended with weights that were {{ "learned without its fold" if weights.nested_log_loss | length > 1 else "given" }}. Intervals are of a bootstrap
-over groups.
+group, and blended with weights that were {{ learned }}. Intervals are of a
+bootstrap over groups.
 
 | metric | value | 95 % interval |
 | --- | ---: | ---: |
@@ -272,6 +272,7 @@ def text(
         dev=scores.get("dev"),
         known_judge=scores.get("test", {}).get("known_judge"),
         form=form_of(weights),
+        learned="learned without its fold" if len(weights["nested_log_loss"]) > 1 else "given",
         used=", ".join(f"{name} ({weight:.3f})" for name, weight in used.items()),
         shares=", ".join(f"{name} {share:.1%}" for name, share in shares),
         n_train=len(judged.ids),

@@ -21,11 +21,11 @@ from stages.runtime import gpu
 from stages.transformer import tokens
 from stages.transformer.finetune import use_cores
 from stages.transformer.network.backbones import Source, read_tokenizer
-from stages.transformer.network.params import FinetuneParams
+from stages.transformer.network.params import FinetuneParams, Inference
 from stages.transformer.network.predict import Data, probabilities
 from stages.transformer.network.predict import predict as predict_scores
+from stages.transformer.training.classifier import TUNED, load_tuned, share_backbone, stored_params
 from stages.transformer.training.classifier import load as load_classifier
-from stages.transformer.training.classifier import load_tuned, share_backbone, stored_params
 from stages.transformer.training.units import REFIT, TOKENIZER
 
 Sets: TypeAlias = dict[str, dict[str, Block]]  # feature set -> text column -> block
@@ -66,7 +66,7 @@ class Transformer:
     in_turn: Any = field(default_factory=Lock)  # requests to a server come in threads
 
     @classmethod
-    def load(cls, folder: Path, task: Task) -> "Transformer":
+    def load(cls, folder: Path, task: Task, how: Inference) -> "Transformer":
         """Read what the stage `finetune` wrote."""
         from accelerate import Accelerator
 
@@ -80,7 +80,7 @@ class Transformer:
             raise InputError(f"{folder}: got no model; expected one a fold")
         params = stored_params(units[0])
         whole = units[:1] if share_backbone(params) else units
-        networks = [load_classifier(unit, device=accelerator.device) for unit in whole]
+        networks = [load_classifier(unit, device=accelerator.device, how=how) for unit in whole]
         own = Source(str(tokenizer.resolve()), revision=None)
         return cls(task, params, read_tokenizer(own), units, networks, accelerator)
 
@@ -100,11 +100,11 @@ class Transformer:
         return total / len(self.units)
 
 
-def load_member(folder: Path, task: Task) -> Member:
+def load_member(folder: Path, task: Task, how: Inference = TUNED) -> Member:
     """The model that the stage of the folder's name stored there."""
     if is_model(folder.name):
         return Classical(FoldModels.load(folder, task, load_model(folder.name)))
-    return Transformer.load(folder, task)
+    return Transformer.load(folder, task, how)
 
 
 def sets_of(folders: Iterable[Path]) -> set[str]:

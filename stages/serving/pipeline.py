@@ -36,6 +36,8 @@ from stages.features.word2vec import Vectors
 from stages.runtime import parallel
 from stages.serving._members import Member, Sets, Transformer, load_member, sets_of
 from stages.transformer.embed import Embedder, EmbedParams
+from stages.transformer.network.params import Inference
+from stages.transformer.training.classifier import TUNED
 
 ROWS = 250  # rows whose words are counted by one process
 # what makes a feature set of new rows: files in the folders of feature sets
@@ -194,11 +196,13 @@ class Pipeline:
         return frame
 
     @classmethod
-    def load(cls, dataset: str, root: Path, *, cascade: bool = False) -> "Pipeline":
+    def load(
+        cls, dataset: str, root: Path, *, cascade: bool = False, how: Inference = TUNED
+    ) -> "Pipeline":
         """Put together the pipeline of a dataset, from the repository or a copy of its `files`.
 
         With `cascade`, the cheap model of the section `cascade` answers the rows that it is sure
-        of; what it takes must be trained too.
+        of; what it takes must be trained too. `how` says how tuned networks predict.
 
         Raises:
             InputError: It is not trained, or not with the params that stand there now.
@@ -227,13 +231,13 @@ class Pipeline:
         cheap = None
         if asked:
             threshold = read_threshold(layout.cascade)
-            member = load_member(layout.model(asked.cheap), task)
+            member = load_member(layout.model(asked.cheap), task, how)
             cheap = Cheap(features([asked.cheap]), member, threshold)
         return cls(
             task,
             augment.comparisons,
             features(names),
-            {name: load_member(layout.model(name), task) for name in names},
+            {name: load_member(layout.model(name), task, how) for name in names},
             blend,
             labels,
             cheap,

@@ -42,6 +42,7 @@ from stages.runtime.cli import run
 from stages.runtime.outputs import file_faults, folder_faults
 from stages.serving._chunks import REJECTED, Predicted, predict
 from stages.serving.pipeline import Pipeline
+from stages.transformer.network.params import Bits, Inference, Precision
 
 log = logging.getLogger("verdict")
 
@@ -166,7 +167,15 @@ def rejects_of(output: Path) -> Path:
 
 
 def main(
-    source: Path, output: Path, /, *, dataset: str, root: Path = Path(), cascade: bool = False
+    source: Path,
+    output: Path,
+    /,
+    *,
+    dataset: str,
+    root: Path = Path(),
+    cascade: bool = False,
+    precision: Precision | None = None,
+    bits: Bits | None = None,
 ) -> None:
     """Predict new rows.
 
@@ -175,6 +184,9 @@ def main(
         output: Where the predictions go: a file, or a folder for many.
         dataset: Whose pipeline: its name in params/.
         root: The repository, with params/, data/, models/ and metrics/.
+        precision: Of tuned networks, where it is not to be that of their training: fp16 or bf16
+            take half the memory.
+        bits: Quantise their weights, 4 or 8, which needs the extra `gpu`.
         cascade: Let the cheap model of the section `cascade` answer the rows that it is sure of.
     """
     reader = read_params(IngestParams, Layout(dataset, root)).reader
@@ -184,7 +196,9 @@ def main(
     faults += [fault for path in sources for fault in reader.faults(path, labelled=False)]
     if faults:
         raise InputError.listing(f"{source}: nothing was predicted", faults)
-    load = partial(Pipeline.load, dataset, root.resolve(), cascade=cascade)
+    load = partial(
+        Pipeline.load, dataset, root.resolve(), cascade=cascade, how=Inference(precision, bits)
+    )
     pipeline = load()
     log.info("predict: %s with %s", source, ", ".join(pipeline.members))
     found = predict(sources, partial(reader.read, labelled=False), pipeline, load)

@@ -186,6 +186,8 @@ def use_cores(accelerator: Accelerator) -> None:
     import torch
 
     os.environ.setdefault(ONEDNN_CACHE, ONEDNN_SHAPES)  # read when oneDNN first computes
+    if accelerator.device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32 where the GPU has it
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(max(1, parallel.workers() // local))
     if not accelerator.is_main_process:

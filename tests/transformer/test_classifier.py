@@ -5,6 +5,7 @@ import sys
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -387,3 +388,27 @@ def test_cuda_gives_the_probabilities_of_the_cpu(tiny, family, compiled):
         assert classifier(tokens, mask).square().sum().backward() is None
         found = probabilities(classifier.eval(), tokens, mask).cpu()
         torch.testing.assert_close(found, expected, atol=distance, rtol=0)
+
+
+@TORCH_DEPRECATES
+@pytest.mark.filterwarnings("ignore")  # compilers warn about themselves
+def test_few_graphs_are_compiled_for_many_shapes(tiny, monkeypatch):
+    from torch._dynamo.utils import counters
+
+    compile_ = torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, **how: compile_(self, backend="eager", **how)
+    )
+    torch._dynamo.reset()
+    counters.clear()
+    params = params_of(tiny("bert"), compile=True)
+    classifier = build(params, 3, device=CPU, seed=1)
+    rng = np.random.default_rng(0)
+    for _ in range(90):
+        n, longest = int(rng.integers(2, 30)), int(rng.integers(3, 60))
+        ids = torch.from_numpy(rng.integers(5, 40, (n, longest)))
+        mask = torch.ones_like(ids)
+        mask[0, -1] = 0
+        classifier(ids, mask).sum().backward()
+    assert counters["stats"]["unique_graphs"] <= 20
+    assert not counters["graph_break"]

@@ -1,10 +1,13 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from stages.core.errors import InputError
 from stages.core.tasks import SingleLabel
-from stages.transformer.network.predict import Data, predict, probabilities
+from stages.transformer.network import predict as _predict
+from stages.transformer.network.predict import Data, padding, predict, probabilities
 from stages.transformer.network.tokens import Tokens
 from stages.transformer.training.classifier import build
 
@@ -17,6 +20,40 @@ def classifier(make_params):
 def exchanged(data, rows):
     sequences = [data.tokens.sequence(row, order) for row in rows for order in (1, 0)]
     return Data(data.task, Tokens.of(sequences, 2, 0), data.targets[rows])
+
+
+def test_lengths_are_padded_to_what_the_device_computes_fast():
+    network = SimpleNamespace(
+        backbone=SimpleNamespace(config=SimpleNamespace(_attn_implementation="sdpa"))
+    )
+    assert [padding(network, torch.device(name)) for name in ("cpu", "cuda")] == [1, 8]
+    network.backbone.config._attn_implementation = "flex_attention"
+    assert padding(network, torch.device("cuda")) == 64
+    tokens = Tokens.of([np.arange(1, 4, dtype=np.int32), np.arange(1, 11, dtype=np.int32)], 1, 0)
+    ids, mask = tokens.pad([(0, 0), (1, 0)], multiple=8)
+    assert ids.shape == mask.shape == (2, 16)
+    assert mask.sum(axis=1).tolist() == [3, 10]
+    assert not ids[mask == 0].any()
+
+
+def test_short_memory_halves_the_batches(pairs, make_params, accelerator, monkeypatch, caplog):
+    params = make_params(tokens_per_batch=512)
+    classifier = build(params, 3, device=accelerator.device, seed=0)
+    rows = np.arange(len(pairs.targets))
+    expected = predict(classifier, pairs, rows, params, accelerator)
+    plain, seen = _predict.score, []
+
+    def short(network, tokens, sequences, device):
+        seen.append(len(sequences))
+        if len(sequences) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return plain(network, tokens, sequences, device)
+
+    monkeypatch.setattr(_predict, "score", short)
+    found = predict(classifier, pairs, rows, params, accelerator)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert seen[-1] <= 3
+    assert "predict: out of memory: batches of 256 tokens" in caplog.text
 
 
 def test_order_of_rows_and_of_answers_changes_no_bit(classifier, pairs, make_params, accelerator):

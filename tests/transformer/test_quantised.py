@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from stages.core.errors import InputError
+from stages.transformer.network.params import Inference
 from stages.transformer.network.predict import predict
 from stages.transformer.training.checkpoint import Checkpoint
-from stages.transformer.training.classifier import build, load, save
+from stages.transformer.training.classifier import TUNED, build, load, save
 from stages.transformer.training.loop import Fit
 
 pytest.importorskip("bitsandbytes")
@@ -51,6 +52,26 @@ def test_quantised_model_learns_and_is_loaded_as_it_was(qlora, pairs, accelerato
     np.testing.assert_allclose(
         predict(loaded, pairs, ROWS, params, accelerator), scores, atol=1e-2, rtol=0
     )
+
+
+@pytest.mark.parametrize(
+    ("how", "limit"),
+    [(Inference("fp16"), 1e-2), (Inference("bf16"), 5e-2), (Inference(bits=8), 0.1)],
+)
+def test_tuned_model_predicts_in_another_precision(
+    make_params, tiny, pairs, accelerator, tmp_path, how, limit
+):
+    backbone = make_params().backbone.model_dump() | {"name": str(tiny("llama-wide"))}
+    params = make_params(backbone=backbone)
+    classifier = build(params, 3, device=CPU, seed=0)
+    save(classifier, tmp_path / "fold0", params)
+    whole, other = (load(tmp_path / "fold0", device=CPU, how=each) for each in (TUNED, how))
+    expected = predict(whole, pairs, ROWS, params, accelerator)
+    found = predict(other, pairs, ROWS, params, accelerator)
+    np.testing.assert_allclose(found, expected, atol=limit * np.abs(expected).max())
+    assert np.abs(found - expected).max() > 0
+    size = lambda network: sum(p.nbytes for p in network.backbone.layers.parameters())  # noqa: E731
+    assert size(other) < 0.6 * size(whole)
 
 
 def test_quantised_checkpoint_needs_lora(qlora, tmp_path):

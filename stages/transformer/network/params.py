@@ -1,5 +1,6 @@
 """Sections `finetune.<backbone>`: what is tuned, on which tokens, and how."""
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -13,6 +14,14 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Bits = Literal[4, 8]
+
+
+@dataclass(frozen=True)
+class Inference:
+    """How networks predict; None: in the precision and with the bits that they were tuned in."""
+
+    precision: Precision | None = None
+    bits: Bits | None = None
 
 
 class BackboneParams(Params):

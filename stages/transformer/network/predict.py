@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from stages.core.folds import Indices
 from stages.core.matrices import Floats
 from stages.core.tasks import Task
 from stages.transformer.network.batches import inference_batches
+from stages.transformer.network.devices import is_out_of_memory
 from stages.transformer.network.params import FinetuneParams
 from stages.transformer.network.tokens import Tokens
 
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
 
     from stages.transformer.network.network import Classifier
 
+log = logging.getLogger("verdict")
+
+TENSOR_CORE, FLEX_BLOCK = 8, 64  # tokens
+INFERENCE = 4  # times as many tokens fit on a GPU without gradients, at least
 BUCKET = 2**25  # numbers that are summed over the processes at a time
 
 
@@ -50,10 +56,21 @@ def score(
     classifier: Classifier, tokens: Tokens, sequences: npt.NDArray[np.intp], device: torch.device
 ) -> Tensor:
     """Scores `(n_sequences, n_classes)` in fp32 of (row, order) pairs `(n_sequences, 2)`."""
-    ids, mask = tokens.pad(sequences)
+    ids, mask = tokens.pad(sequences, multiple=padding(classifier, device))
     padded = None if mask.all() else to_device(mask, device)  # fused attention wants no mask
     scores: Tensor = classifier(to_device(ids, device), padded)
     return scores
+
+
+def padding(classifier: Classifier, device: torch.device) -> int:
+    """What lengths are padded to a multiple of: tensor cores want 8, blocks of flex attention more.
+
+    It also leaves fewer shapes to compile for. CPUs gain nothing by it.
+    """
+    if device.type != "cuda":
+        return 1
+    flexible = classifier.backbone.config._attn_implementation == "flex_attention"
+    return FLEX_BLOCK if flexible else TENSOR_CORE
 
 
 def to_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
@@ -98,22 +115,45 @@ def predict(
     The last bits of a score depend on the other sequences of its batch. Batches therefore depend
     only on the set of sequences, never on the order of the rows or of the answers in a pair.
     """
-    import torch
-
     distinct, where = distinct_sequences(data.tokens, rows)
     lengths = data.tokens.lengths()[distinct[:, 0], distinct[:, 1]]
+    budget = params.tokens_per_batch * (INFERENCE if accelerator.device.type == "cuda" else 1)
+    classifier.eval()
+    while True:
+        try:
+            scores = _scores(classifier, data, distinct, lengths, budget, accelerator)
+            break
+        except (MemoryError, RuntimeError) as error:
+            alone = accelerator.num_processes == 1
+            if not is_out_of_memory(error) or not alone or budget <= lengths.max(initial=0):
+                raise
+            budget //= 2
+            log.warning("predict: out of memory: batches of %d tokens from here on", budget)
+    sum_over_processes([scores], accelerator)
+    by_row: npt.NDArray[np.float32] = scores.cpu().numpy()[where]
+    return by_row
+
+
+def _scores(
+    classifier: Classifier,
+    data: Data,
+    distinct: npt.NDArray[np.intp],
+    lengths: npt.NDArray[np.int64],
+    budget: int,
+    accelerator: Accelerator,
+) -> Tensor:
+    """Scores `(n_sequences, n_classes)` of this process' share of the sequences, 0 elsewhere."""
+    import torch
+
     scores = torch.zeros(len(distinct), len(data.task.classes), device=accelerator.device)
-    batches = inference_batches(lengths, params.tokens_per_batch)
+    batches = inference_batches(lengths, budget)
     mine = batches[accelerator.process_index :: accelerator.num_processes]
     silent = None if accelerator.is_main_process else True
-    classifier.eval()
     with torch.no_grad():
         for batch in tqdm(mine, desc="predict", unit="batch", leave=False, disable=silent):
             found = score(classifier, data.tokens, distinct[batch], accelerator.device)
             scores[to_device(batch, accelerator.device)] = found
-    sum_over_processes([scores], accelerator)
-    by_row: npt.NDArray[np.float32] = scores.cpu().numpy()[where]
-    return by_row
+    return scores
 
 
 def distinct_sequences(tokens: Tokens, rows: Indices) -> tuple[npt.NDArray[np.intp], Indices]:

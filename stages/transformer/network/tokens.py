@@ -64,14 +64,15 @@ class Tokens:
         self,
         sequences: npt.NDArray[Any] | Sequence[tuple[int, int]],
         side: Literal["left", "right"] = "right",
+        multiple: int = 1,
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Ids and attention mask `(n, longest)` of sequences given as (row, order).
 
-        The mask is 1 on tokens and 0 on padding.
+        The mask is 1 on tokens and 0 on padding. `longest` is a multiple of `multiple`.
         """
         found = [self.sequence(int(row), int(order)) for row, order in sequences]
         lengths = np.array([len(ids) for ids in found], np.int64)
-        place = np.arange(lengths.max(initial=0))
+        place = np.arange(-(-int(lengths.max(initial=0)) // multiple) * multiple)
         if side == "left":
             place = place[::-1]
         mask = place < lengths[:, None]

@@ -23,6 +23,7 @@ from stages.transformer.network.params import (
     BackboneParams,
     Bits,
     FinetuneParams,
+    Inference,
     LoraParams,
 )
 
@@ -36,6 +37,7 @@ BACKBONE, ADAPTER = "backbone", "adapter"  # folders inside that of a saved clas
 ADAPTER_WEIGHTS = "adapter_model.safetensors"  # PEFT's own names, so that it can load these two
 ADAPTER_CONFIG = "adapter_config.json"
 HEAD, ABOUT = "head.safetensors", "finetune.json"
+TUNED = Inference()  # as it was tuned
 HEAD_STD = 0.02  # of the new head's weights, as in BERT and most families since
 OVERFLOWS = ("deberta", "gemma", "t5")  # families whose activations do not fit into float16
 
@@ -56,6 +58,11 @@ def build(params: FinetuneParams, n_classes: int, *, device: torch.device, seed:
         InputError: The backbone cannot be loaded, or cannot run like this on this machine.
     """
     backbone = _load(params, params.backbone, device, params.lora.bits if params.lora else None)
+    if getattr(backbone, "is_quantized", False) and not params.lora:
+        raise InputError(
+            f"lora: got null, but the weights of {params.backbone.name} are quantised, and cannot "
+            "be tuned themselves; expected lora, or a model whose weights are not"
+        )
     return assemble(backbone, params, n_classes, device=device, seed=seed)
 
 
@@ -67,11 +74,6 @@ def assemble(
 
     check_positions(backbone, params.encoding.max_tokens, "encoding.max_tokens")
     precision = autocast_dtype(params.precision, device)
-    if getattr(backbone, "is_quantized", False) and not params.lora:
-        raise InputError(
-            f"lora: got null, but the weights of {params.backbone.name} are quantised, and cannot "
-            "be tuned themselves; expected lora, or a model whose weights are not"
-        )
     if precision is torch.float16 and any(f in backbone.config.model_type for f in OVERFLOWS):
         log.warning(
             "finetune: activations of %s may be too large for fp16: if the loss becomes NaN, set "
@@ -102,7 +104,7 @@ def assemble(
     if params.compile:
         allow_recompilations()
         for layer in _stack(classifier):
-            layer.compile()  # in place, so that the weights keep their names
+            layer.compile(dynamic=True)  # in place, so that the weights keep their names
     return classifier.train()
 
 
@@ -147,7 +149,8 @@ def unfreeze(classifier: Classifier, what: Literal["head", "all"] | int) -> None
     adapters = {id(p) for name, p in classifier.backbone.named_parameters() if "lora_" in name}
     for number, group in enumerate(groups, start=1):
         for parameter in group:
-            may = id(parameter) in adapters if adapters else True
+            # quantised weights of a model that only predicts are whole numbers
+            may = id(parameter) in adapters if adapters else parameter.is_floating_point()
             parameter.requires_grad_(may and number > len(groups) - n_open)
     for parameter in head_parameters(classifier):
         parameter.requires_grad_(True)
@@ -178,7 +181,9 @@ def save(classifier: Classifier, folder: Path, params: FinetuneParams) -> None:
         write_json(about, temporary / ABOUT)
 
 
-def load(folder: Path, *, device: torch.device, merge: bool = False) -> Classifier:
+def load(
+    folder: Path, *, device: torch.device, merge: bool = False, how: Inference = TUNED
+) -> Classifier:
     """Load the classifier that `save` wrote, in evaluation mode; it gives the same scores.
 
     Args:
@@ -187,19 +192,28 @@ def load(folder: Path, *, device: torch.device, merge: bool = False) -> Classifi
         merge: Add the adapters to the weights of the backbone. Weights that were quantised during
             training are then loaded unquantised, as they are without the package bitsandbytes, so
             that scores differ by the quantisation error.
+        how: In another precision the weights are stored in it, in other bits quantised: less
+            memory, and scores that differ by the rounding.
 
     Raises:
         InputError: The folder is incomplete, or the backbone that the adapters or the head belong
             to cannot be found.
     """
     about, stored = read_json(folder / ABOUT), stored_params(folder)
-    params = stored.model_copy(update={"compile": False, "checkpointing": False})
+    params = stored.model_copy(
+        update={
+            "compile": False,
+            "checkpointing": False,
+            "precision": how.precision or stored.precision,
+        }
+    )
     lora, source = params.lora, params.backbone
     if not share_backbone(params):
         own = {"name": str((folder / BACKBONE).resolve()), "revision": None}
         source = source.model_copy(update=own)
-    quantised = not merge and find_spec("bitsandbytes") is not None
-    backbone = _load(params, source, device, lora.bits if lora and quantised else None)
+    bits = how.bits or (lora.bits if lora and find_spec("bitsandbytes") else None)
+    half = autocast_dtype(how.precision, device) if how.precision else None
+    backbone = _load(params, source, device, None if merge else bits, half)
     classifier = assemble(backbone, params, about["n_classes"], device=device, seed=0)
     load_tuned(classifier, folder, params)
     if lora and merge:
@@ -234,12 +248,18 @@ def _tunes_backbone(params: FinetuneParams) -> bool:
 
 
 def _load(
-    params: FinetuneParams, source: BackboneParams, device: torch.device, bits: Bits | None
+    params: FinetuneParams,
+    source: BackboneParams,
+    device: torch.device,
+    bits: Bits | None,
+    dtype: torch.dtype | None = None,
 ) -> Any:
-    """Load the backbone; with LoRA its frozen weights are half precision where that works."""
+    """Load the backbone in `dtype`; by default frozen weights are half precision on a GPU."""
     import torch
 
-    half = params.lora and device.type == "cuda" and autocast_dtype(params.precision, device)
+    half = dtype or (
+        params.lora and device.type == "cuda" and autocast_dtype(params.precision, device)
+    )
     with torch.random.fork_rng(devices=[]):  # transformers draws weights that it discards
         return load_backbone(source, device=device, dtype=half or torch.float32, bits=bits)
 
