@@ -85,6 +85,26 @@ def test_short_memory_halves_the_micro_batches_and_trains_the_same(
     assert "out of memory at step 1: micro-batches of 256 tokens" in caplog.text
 
 
+def test_rehearsal_goes_first_over_the_longest_rows_and_changes_nothing(
+    train, make_params, pairs, monkeypatch
+):
+    expected, _ = train(make_params())
+    seen = []
+    backward = Fit._backward
+
+    def note(self, batch):
+        seen.append(int(self.lengths[batch.rows].max()))
+        return backward(self, batch)
+
+    monkeypatch.setattr(Fit, "_backward", note)
+    monkeypatch.setattr("stages.transformer.training.loop.REHEARSE_ON", {"cpu"})
+    found, curve = train(make_params())
+    assert seen[0] == pairs.tokens.lengths()[ROWS].max()
+    assert len(seen) == curve[-1]["step"] + 1
+    weights = weights_of(expected)
+    assert all(torch.equal(weights[name], tensor) for name, tensor in weights_of(found).items())
+
+
 def test_memory_that_one_sequence_exhausts_is_an_error(train, make_params, monkeypatch):
     def short(self, rows, orders):
         raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`")

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("verdict")
 
 ROWS_PER_EPOCH = 20  # of the loss curve
+REHEARSE_ON = {"cuda"}
 CHECK = 10  # optimiser steps between reading the losses: each time the GPU has to wait
 
 
@@ -136,6 +137,8 @@ class Fit:
                 epoch, position = divmod(progress.done, self.steps_per_epoch)
                 if position == 0 or not plan:
                     plan = self._plan(epoch)
+                    if progress.steps == 0 and self.accelerator.device.type in REHEARSE_ON:
+                        self._rehearse(plan, optimizer)
                 share = rate(progress.done, n_steps, self.params.warmup, self.params.schedule)
                 set_rates(optimizer, share)
                 self._step(plan[position], optimizer)
@@ -155,6 +158,21 @@ class Fit:
         return epoch_plan(
             self.lengths, params.batch_size, params.tokens_per_batch, processes, generator
         )
+
+    def _rehearse(self, plan: list[OptimizerStep], optimizer: Optimizer) -> None:
+        """Go forward and back on the longest rows, so that too little memory shows at once."""
+        longest = max(plan, key=lambda batch: int(self.lengths[batch.rows].max()))
+        while True:
+            try:
+                self._backward(longest)
+                break
+            except (MemoryError, RuntimeError) as error:
+                if not self._can_retreat(longest, error):
+                    raise
+                longest = cut(
+                    longest.rows, self.lengths, self.budget, self.accelerator.num_processes
+                )
+        optimizer.zero_grad()
 
     def _step(self, batch: OptimizerStep, optimizer: Optimizer) -> None:
         """Make one optimiser step."""
