@@ -333,7 +333,13 @@ def fit(task: Task, members: Floats, folds: Folds, judged: Rows) -> Fitted:
 
 
 def given(task: Task, weights: Floats, members: Floats, folds: Folds, judged: Rows) -> Fitted:
-    """A mixture of given weights, which no row was needed for, judged on all judged rows."""
+    """A mixture of given weights, which no row was needed for, judged on all judged rows.
+
+    Raises:
+        InputError: There is no row to judge on.
+    """
+    if not judged.any():
+        raise InputError("weights: got no row that all predicted out of fold; expected some")
     final = Blend(task, weights / weights.sum())
     losses = task.row_losses(folds.targets[judged], final(members[:, judged]))
     return Fitted("mixture", final, {}, {"mixture": losses})

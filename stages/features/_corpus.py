@@ -1,4 +1,4 @@
-"""The cleaned texts of a data set: read in batches, by whatever features are made of them."""
+"""The cleaned texts of a dataset, read in batches."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -47,10 +47,7 @@ class Corpus:
         return parallel.stream(lambda batch: function(batch.to_pandas()[columns]), self.batches())
 
     def draw(self, max_texts: int, seed: int) -> Iterator[tuple[str, list[str]]]:
-        """About `max_texts` texts, all where there are fewer: by batch and column.
-
-        Each is drawn by itself: how many are drawn differs a little from `max_texts`.
-        """
+        """About `max_texts` texts (each is drawn by itself), by batch and column."""
         n = len(self.ids)
         share = min(1.0, max_texts / max(n * len(self.columns), 1))
         rng = np.random.default_rng(seed)
@@ -73,6 +70,11 @@ class Corpus:
             last = first + len(batch)
             yield batch.filter(self.taken[first:last])
             first = last
+
+
+def column_by_column(texts: pd.DataFrame) -> Iterator[str]:
+    """The texts of all columns, those of the first before those of the next."""
+    return (text for column in texts for text in texts[column])
 
 
 def read_corpus(clean: Path, folds: Path, columns: tuple[str, ...]) -> Corpus:

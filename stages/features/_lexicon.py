@@ -1,13 +1,8 @@
 """Words and patterns that tell how an answer is written.
 
-All but those of capitals, numbers and ends of sentences read lower-cased text.
-
-Every pattern takes time linear in the text: none can start at many places and run far from each.
-`regex` knows the vowel signs of Hindi or Telugu as parts of a word, and finds most of these two to
-ten times as fast as `re` does.
+All but those of capitals, numbers and ends of sentences read lower-cased text, in time linear in
+its length. Unlike `re`, `regex` knows the vowel signs of Hindi or Telugu as parts of a word.
 """
-
-import re
 
 import regex
 
@@ -47,8 +42,7 @@ NEGATIONS = _words(
     unable none nothing
     """
 )
-# Our own short lists: sentiment is nearly worthless for preferences (docs/log.md), so that a
-# lexicon of thousands of words would not pay.
+# Short lists: sentiment is nearly worthless for preferences (docs/log.md)
 POSITIVE = _words(
     """
     good great best better nice love happy enjoy enjoyable excellent wonderful amazing
@@ -104,7 +98,6 @@ QUESTION_BACK = regex.compile(
 )
 
 CJK = regex.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]")
-ASCII_WORD = re.compile(r"\w+(?:'\w+)?")  # here `re` is the faster one
 # km² is one; marks alone, as those behind an emoji, are none
 WORD = regex.compile(r"[\p{L}\p{N}_][\w\p{N}]*(?:'[\w\p{N}]+)?")
 NUMBER = regex.compile(r"\d+(?:[.,]\d+)*")

@@ -7,7 +7,7 @@ import math
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -24,21 +24,16 @@ LATIN, CJK, KANA = 1, 6, 7
 N_SCRIPTS = 9
 
 
-def _scripts_of_blocks() -> npt.NDArray[np.int8]:
-    """The script of each block of 256 code points; 0 for signs, punctuation and emoji."""
-    table = np.zeros(0x1100, np.int8)
-    table[0x00:0x03] = LATIN
-    table[0x04:0x06] = 2  # Cyrillic
-    table[0x06:0x08] = 3  # Arabic, Hebrew
-    table[0x09:0x0E] = 4  # Indic scripts
-    table[0x0E] = 5  # Thai
-    table[0x30:0x32] = KANA
-    table[0x34:0xA0] = CJK
-    table[0xAC:0xD8] = 8  # Hangul
-    return table
-
-
-SCRIPTS = _scripts_of_blocks()
+# The script of each block of 256 code points; 0 for signs, punctuation and emoji
+SCRIPTS = np.zeros(0x1100, np.int8)
+SCRIPTS[0x00:0x03] = LATIN
+SCRIPTS[0x04:0x06] = 2  # Cyrillic
+SCRIPTS[0x06:0x08] = 3  # Arabic, Hebrew
+SCRIPTS[0x09:0x0E] = 4  # Indic scripts
+SCRIPTS[0x0E] = 5  # Thai
+SCRIPTS[0x30:0x32] = KANA
+SCRIPTS[0x34:0xA0] = CJK
+SCRIPTS[0xAC:0xD8] = 8  # Hangul
 
 
 class Text:
@@ -54,8 +49,7 @@ class Text:
         self.ascii = np.bincount(np.minimum(codes, 128), minlength=129)  # [128]: all the others
         self.script = self._script(codes)
         spaced = lex.CJK.sub(r" \g<0> ", self.lower) if self.script[CJK] else self.lower
-        word = lex.ASCII_WORD if spaced.isascii() else lex.WORD
-        self.words: list[str] = word.findall(spaced)  # a Chinese or Japanese character is one
+        self.words: list[str] = lex.WORD.findall(spaced)  # a Chinese or Japanese character is one
         self.count = Counter(self.words)
         self.content = Counter(
             {word: n for word, n in self.count.items() if word not in lex.FUNCTION_WORDS}
@@ -91,7 +85,7 @@ class Text:
 
     def has(self, words: Iterable[str]) -> int:
         """How many words of the text are among `words`."""
-        return sum(self.count[word] for word in words if word in self.count)
+        return sum(self.count[word] for word in words)
 
     def character(self, sign: str) -> int:
         """How often the ASCII character `sign` occurs."""
@@ -210,16 +204,11 @@ def _paragraphs(text: Text) -> int:
     return sum(now and not before for before, now in pairwise(filled))
 
 
-@lru_cache(100_000)  # most words of a text are in many others too
-def _syllables(word: str) -> int:
-    return max(len(lex.VOWELS.findall(word)), 1)
-
-
 def _flesch(text: Text) -> float:
     """Flesch reading ease / 100, between -1 (hard) and 1.3; syllables are runs of vowels."""
     if not text.words:
         return 1.0
-    syllables = sum(n * _syllables(word) for word, n in text.count.items())
+    syllables = sum(n * max(len(lex.VOWELS.findall(word)), 1) for word, n in text.count.items())
     per_sentence = min(len(text.words) / text.sentences, 60)
     ease = 206.835 - 1.015 * per_sentence - 84.6 * min(syllables / len(text.words), 5)
     return max(-100.0, min(ease, 130.0)) / 100

@@ -1,14 +1,10 @@
 """How texts are written, in named numbers.
 
+Source: style control, https://lmsys.org/blog/2024-08-28-style-control.
 In: rows.parquet (a text, or turns of prompt and answers). Out: style.parquet, `id` and float32
 columns `<text column>.<feature>` for each text. For pairs also how an answer takes up its prompt,
 and `pair.<feature>` for what both answers share; none of them knows which answer stands first.
 Nothing is fitted: each row stands for itself.
-
-Lengths weigh most in every published account of the arena (style control:
-https://lmsys.org/blog/2024-08-28-style-control). Here the compression of an answer given the
-prompt, copied and repeated word trigrams, and capitalised words (names) add most to them;
-docs/log.md has the measurements.
 
     python -m stages.features.style --dataset demo
 """
@@ -16,9 +12,10 @@ docs/log.md has the measurements.
 import logging
 import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
+from os.path import commonprefix
 from typing import TypeVar
 
 import numpy as np
@@ -26,7 +23,7 @@ import pandas as pd
 
 from stages.core.layout import Layout
 from stages.core.tables import columns_with
-from stages.core.tasks import PAIR, TEXT, Preference, read_task
+from stages.core.tasks import PAIR, TEXT, read_task
 from stages.features._text import WINDOW, Features, Text, measure
 from stages.runtime.batches import map_table
 from stages.runtime.cli import run
@@ -44,7 +41,7 @@ OF_PROMPT = (
 )  # fmt: skip
 
 
-def describe(prompt: Turns, response_a: Turns, response_b: Turns) -> Features:
+def describe_pair(prompt: Turns, response_a: Turns, response_b: Turns) -> Features:
     """All features of one row, by the name of their column."""
     p, a, b = Text(prompt), Text(response_a), Text(response_b)
     of_prompt = measure(p)
@@ -65,12 +62,6 @@ def describe(prompt: Turns, response_a: Turns, response_b: Turns) -> Features:
 def describe_text(text: str) -> Features:
     """All features of a row that is one text."""
     return {f"{TEXT}.{name}": value for name, value in measure(Text([text])).items()}
-
-
-DESCRIBERS: dict[tuple[str, ...], Callable[..., Features]] = {
-    Preference.text_columns: describe,
-    (TEXT,): describe_text,
-}
 
 
 def to_prompt(answer: Text, prompt: Text) -> Features:
@@ -114,7 +105,7 @@ def both(a: Text, b: Text) -> Features:
         "cosine_all_words": cosine(a.count, b.count),
         "jaccard": _jaccard(a.count.keys(), b.count.keys()),
         "trigram_jaccard": _jaccard(a.trigrams.keys(), b.trigrams.keys()),
-        "prefix": _common_prefix(a.text, b.text) / max(shortest, 1),
+        "prefix": len(commonprefix([a.text, b.text])) / max(shortest, 1),  # noqa: RUF071 - texts
         "has_numbers": float(bool(a.numbers or b.numbers)),
         "identical": float(a.stripped == b.stripped),
     }
@@ -131,10 +122,10 @@ def cosine(a: Mapping[str, float], b: Mapping[str, float]) -> float:
 
 def apply(rows: pd.DataFrame, columns: tuple[str, ...]) -> pd.DataFrame:
     """The features of `rows`, in their order, from the text columns of their task."""
-    describer = DESCRIBERS[columns]
-    names = list(describer(*[""] * len(columns)))
+    describe = describe_pair if len(columns) > 1 else describe_text
+    names = list(describe(*[""] * len(columns)))
     texts = zip(*(rows[name] for name in columns), strict=True)
-    values = [list(describer(*row).values()) for row in texts]
+    values = [list(describe(*row).values()) for row in texts]
     return pd.DataFrame(np.array(values, np.float32).reshape(-1, len(names)), columns=names)
 
 
@@ -151,15 +142,6 @@ def _damped(text: Text) -> dict[str, float]:
 
 def _jaccard(a: AbstractSet[T], b: AbstractSet[T]) -> float:
     return len(a & b) / max(len(a | b), 1)
-
-
-def _common_prefix(a: str, b: str) -> int:
-    """Length of the common start, by bisection: comparing slices is fast."""
-    low, high = 0, min(len(a), len(b))
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if a[:middle] == b[:middle] else (low, middle - 1)
-    return low
 
 
 def main(*, dataset: str) -> None:

@@ -1,22 +1,16 @@
 """Counts of word and character n-grams, ready for idf.
 
 In: cleaned tokens and folds. Out: for each text column a sparse matrix of sublinear term
-frequencies over one vocabulary (`tfidf/`), and the coordinates of each text in the space of a
-truncated SVD of the tf-idf matrix (`lsa/`: latent semantic analysis, Deerwester et al. 1990) for
-models that want few dense columns.
-
-Vocabulary and SVD are fitted without labels on texts of the train part. The idf weights of the
-linear models are fitted later, inside the fold. Counting is exact and works on integers, batch by
-batch (on a cluster its nodes count): in memory are the words of the texts that the vocabulary is
-fitted on, and the batches at work.
+frequencies over one vocabulary (`tfidf/`), and its coordinates in a truncated SVD of the tf-idf
+matrix (`lsa/`: latent semantic analysis, Deerwester et al. 1990). Both are fitted without labels on
+the train part; the idf weights of the linear models are fitted later, inside the fold.
 
     python -m stages.features.tfidf --dataset demo
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +20,7 @@ import pandas as pd
 from pydantic import Field, model_validator
 from scipy import sparse
 
-from stages.core.blocks import blocks_writer, read_blocks, read_state
+from stages.core.blocks import blocks_writer, read_blocks, read_state, write_blocks
 from stages.core.errors import InputError
 from stages.core.folds import Indices
 from stages.core.idf import WORD, fit_idf, weigh
@@ -54,7 +48,7 @@ class NgramParams(Params):
     shortest: Annotated[int, Field(ge=1)]
     longest: Annotated[int, Field(le=8)]
     min_df: Annotated[int, Field(ge=1)]
-    max_features: Annotated[int, Field(ge=1)]
+    max_features: Annotated[int, Field(ge=1)] = 60_000
 
     @model_validator(mode="after")
     def _ordered(self) -> "NgramParams":
@@ -71,7 +65,6 @@ class WordParams(NgramParams):
     shortest: Annotated[int, Field(ge=1)] = 1
     longest: Annotated[int, Field(le=3)] = 2
     min_df: Annotated[int, Field(ge=1)] = 2
-    max_features: Annotated[int, Field(ge=1)] = 60_000
 
 
 class CharacterParams(NgramParams):
@@ -80,7 +73,6 @@ class CharacterParams(NgramParams):
     shortest: Annotated[int, Field(ge=1)] = 2
     longest: Annotated[int, Field(le=8)] = 5
     min_df: Annotated[int, Field(ge=1)] = 3
-    max_features: Annotated[int, Field(ge=1)] = 60_000
 
 
 class TfidfParams(Params):
@@ -129,7 +121,7 @@ def cut(tokens: Tokens, params: TfidfParams) -> Pieces:
 
 
 def fit(texts: Iterable[str], params: TfidfParams) -> tuple[Vocabulary, Terms]:
-    """The vocabulary of `texts`, and what counts its terms; their words are cut but once.
+    """The vocabulary of `texts`, and what counts its terms.
 
     Raises:
         InputError: There are too many words to number n-grams, or no n-gram is frequent enough.
@@ -143,42 +135,28 @@ def fit(texts: Iterable[str], params: TfidfParams) -> tuple[Vocabulary, Terms]:
             f"got {params.words.longest}; expected less"
         )
     keys, total = word_ngrams(tokens, sizes, params.words.min_df)
-    places = most_frequent(total, params.words.max_features)
-    words = {
-        tokens.term(key): n for key, n in zip(keys[places].tolist(), total[places], strict=True)
-    }
+    words = _first(total, lambda i: tokens.term(int(keys[i])), params.words.max_features)
     kept = np.flatnonzero(texts_with(tokens, pieces) >= params.characters.min_df)
     n_words = np.bincount(tokens.numbers, minlength=len(tokens.words))
     total = (pieces.counts.T @ n_words.astype(np.float64))[kept]
-    places = most_frequent(total, params.characters.max_features)
-    characters = {pieces.grams[kept[place]]: total[place] for place in places}
-    found = Vocabulary(
-        _first(words, params.words.max_features),
-        _first(characters, params.characters.max_features),
-    )
-    for name, terms in (("words", found.words), ("characters", found.characters)):
+    characters = _first(total, lambda i: pieces.grams[kept[i]], params.characters.max_features)
+    for name, terms in (("words", words), ("characters", characters)):
         if not terms:
             min_df = getattr(params, name).min_df
             raise InputError(
                 f"tfidf.{name}.min_df: no n-gram is that frequent, got {min_df}; expected less"
             )
-    return found, Terms.of(tokens, pieces, found.words, found.characters)
+    return Vocabulary(words, characters), Terms.of(tokens, pieces, words, characters)
 
 
-def most_frequent(total: npt.NDArray[Any], limit: int) -> npt.NDArray[np.intp]:
-    """Places of the `limit` largest, and of what ties with the last of them."""
-    if len(total) <= limit:
-        return np.arange(len(total))
-    return np.flatnonzero(total >= np.partition(total, -limit)[-limit])
+def _first(total: npt.NDArray[Any], name: Callable[[int], str], limit: int) -> list[str]:
+    """Names of the `limit` terms with the largest totals, from the largest on, ties by name.
 
-
-def _first(total: Mapping[str, float], limit: int) -> list[str]:
-    """The `limit` terms with the largest totals, from the largest on, ties by name.
-
-    Frequent terms side by side stay in the processor's cache: linear models read a row of the
-    matrix in half the time that it takes in the order of the alphabet.
+    In this order linear models read a row in half the time: frequent terms share cache lines.
     """
-    return sorted(total, key=lambda term: (-total[term], term))[:limit]
+    least = np.partition(total, -limit)[-limit] if len(total) > limit else 0
+    places = np.flatnonzero(total >= least).tolist()
+    return [term for _, term in sorted((-total[i], name(i)) for i in places)][:limit]
 
 
 def terms_of(vocabulary: Vocabulary, params: TfidfParams) -> Terms:
@@ -196,8 +174,7 @@ def transform(texts: Iterable[str], terms: Terms) -> sparse.csr_matrix:
 
 def frequencies(texts: pd.DataFrame, terms: Terms) -> dict[str, sparse.csr_matrix]:
     """`transform` of each column of cleaned `texts`."""
-    n = len(texts)
-    X = transform((text for column in texts for text in texts[column]), terms)
+    n, X = len(texts), transform(_corpus.column_by_column(texts), terms)
     return {str(column): X[i * n : (i + 1) * n] for i, column in enumerate(texts)}
 
 
@@ -220,9 +197,8 @@ class Latent:
 
     def apply(self, blocks: Mapping[str, Block]) -> dict[str, Floats]:
         """Coordinates `(n_texts, n_components)` of term frequencies, by text column."""
-        projection = np.ascontiguousarray(self.components.T)  # or scipy would copy it every time
         return {
-            column: (weigh(block, self.idf) @ projection).astype(np.float32)
+            column: (weigh(block, self.idf) @ self.components.T).astype(np.float32)
             for column, block in blocks.items()
         }
 
@@ -232,41 +208,19 @@ class Latent:
         return cls(**read_state(lsa, "svd"))
 
 
-def fit_latent(blocks: Sequence[Block], params: TfidfParams, rows: Indices | None = None) -> Latent:
-    """Idf of the texts in `blocks` (in their `rows`, where given), and the SVD's components."""
+def fit_latent(blocks: Collection[Block], rows: Indices, params: TfidfParams) -> Latent:
+    """Idf of the texts in the `rows` of `blocks`, and the SVD's components."""
     from sklearn.decomposition import TruncatedSVD
 
     idf = fit_idf((block.X for block in blocks), rows)
-    texts = [np.arange(block.X.shape[0]) if rows is None else rows for block in blocks]
-    share = min(1.0, params.lsa_texts / max(sum(map(len, texts)), 1))
+    share = min(1.0, params.lsa_texts / max(len(blocks) * len(rows), 1))
     rng = np.random.default_rng(params.seed)
-    drawn = [own[rng.random(len(own)) < share] for own in texts]
-    sample = sparse.vstack(
-        [
-            weigh(Block(block.X[own], block.names), idf)
-            for block, own in zip(blocks, drawn, strict=True)
-        ],
-        format="csr",
-    )
+    drawn = [Block(block.X[rows[rng.random(len(rows)) < share]], block.names) for block in blocks]
+    sample = sparse.vstack([weigh(block, idf) for block in drawn], format="csr")
     components = min(params.lsa_components, *sample.shape)
     with parallel.one_blas_thread():
         svd = TruncatedSVD(components, random_state=params.seed).fit(sample)
     return Latent(idf, svd.components_.astype(np.float32))
-
-
-def coordinates(
-    matrices: Mapping[str, sparse.csr_matrix], latent: Latent, names: tuple[str, ...]
-) -> dict[str, Floats]:
-    """Those of term frequencies, by text column."""
-    return latent.apply(as_blocks(matrices, names))
-
-
-def row_batches(blocks: Mapping[str, Block]) -> Iterator[dict[str, sparse.csr_matrix]]:
-    """The matrices of all blocks, some rows at a time."""
-    n = next(iter(blocks.values())).X.shape[0]
-    for first in range(0, max(n, 1), _corpus.ROWS):
-        rows = slice(first, first + _corpus.ROWS)
-        yield {column: block.X[rows] for column, block in blocks.items()}
 
 
 def main(*, dataset: str) -> None:
@@ -279,20 +233,13 @@ def main(*, dataset: str) -> None:
     vocabulary, terms = fit((text for _, texts in drawn for text in texts), params)
     names = vocabulary.names
     with blocks_writer(layout.features("tfidf"), corpus.ids) as append:
-        for matrices in corpus.map(partial(frequencies, terms=terms)):
+        for matrices in corpus.map(lambda texts: frequencies(texts, terms)):
             append(as_blocks(matrices, names))
     blocks = read_blocks(layout.features("tfidf"), corpus.ids)
-    latent = fit_latent(list(blocks.values()), params, np.flatnonzero(corpus.is_train))
-    project = partial(coordinates, latent=latent, names=names)
-    with blocks_writer(layout.features("lsa"), corpus.ids, {"svd": vars(latent)}) as append:
-        for vectors in parallel.stream(project, row_batches(blocks)):
-            append(task.relate(vectors))
-    log.info(
-        "tfidf: %d texts, %d word and %d character n-grams",
-        len(corpus.ids) * len(blocks),
-        len(vocabulary.words),
-        len(vocabulary.characters),
-    )
+    latent = fit_latent(blocks.values(), np.flatnonzero(corpus.is_train), params)
+    coordinates = task.relate(latent.apply(blocks))
+    write_blocks(layout.features("lsa"), corpus.ids, coordinates, {"svd": vars(latent)})
+    log.info("tfidf: %d rows, %d n-grams", len(corpus.ids), len(names))
 
 
 if __name__ == "__main__":

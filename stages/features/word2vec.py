@@ -1,19 +1,15 @@
 """Mean word vectors of each text, from word2vec trained on the texts themselves.
 
-In: cleaned tokens and folds. Out: a folder with a dense matrix for each text column (the mean of
-its words' vectors, weighted by idf; Mikolov et al. 2013 for the vectors, Arora et al. 2017 for why
-weighting helps) and the cosines between a row's texts. Trained without labels on texts of the train
-part, with one worker: with more, gensim's threads race and no two runs are equal. In memory are
-these texts; then all are read twice in batches, for the idf and for the means (on a cluster by its
-nodes).
+In: cleaned tokens and folds. Out: for each text column a dense matrix of the mean of its words'
+vectors (Mikolov et al. 2013), weighted by idf (Arora et al. 2017), and the cosines between a row's
+texts. Trained without labels on the train part, with one worker: gensim's threads race.
 
     python -m stages.features.word2vec --dataset demo
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -26,18 +22,17 @@ from stages.core.blocks import blocks_writer, read_state
 from stages.core.errors import InputError
 from stages.core.idf import fit_idf
 from stages.core.layout import Layout
-from stages.core.matrices import Block, Floats
+from stages.core.matrices import Floats
 from stages.core.params import Params, read_params
-from stages.core.tasks import Task, read_task
-from stages.features._corpus import Corpus, read_corpus
+from stages.core.tasks import read_task
+from stages.features._corpus import Corpus, column_by_column, read_corpus
 from stages.features._ngrams import Tokens
 from stages.runtime.cli import run
 
 log = logging.getLogger("verdict")
 
-LONGEST_SENTENCE = (
-    10_000  # gensim drops what a sentence has beyond this (MAX_WORDS_IN_BATCH), silently
-)
+# gensim silently drops what a sentence has beyond this (MAX_WORDS_IN_BATCH)
+LONGEST_SENTENCE = 10_000
 
 
 class Word2vecParams(Params):
@@ -99,14 +94,14 @@ def fit(texts: Sequence[str], params: Word2vecParams) -> tuple[list[str], Floats
 
 
 def drawn_texts(corpus: Corpus, params: Word2vecParams) -> list[str]:
-    """The texts to train on, column by column: gensim sees their order."""
+    """The texts to train on, column by column."""
     texts: dict[str, list[str]] = {column: [] for column in corpus.columns}
     for column, drawn in corpus.train.draw(params.max_texts, params.seed):
         texts[column] += drawn
     return [text for own in texts.values() for text in own]
 
 
-def count(texts: Sequence[str], words: Sequence[str]) -> sparse.csr_matrix:
+def count(texts: Iterable[str], words: Sequence[str]) -> sparse.csr_matrix:
     """How often each text has each word, `(n_texts, n_words)`; unknown words are left out."""
     index = {word: i for i, word in enumerate(words)}
     tokens = Tokens.of(text.split() for text in texts)
@@ -117,11 +112,6 @@ def count(texts: Sequence[str], words: Sequence[str]) -> sparse.csr_matrix:
     counts = sparse.csr_matrix((ones, columns[known], starts), shape=(len(tokens), len(words)))
     counts.sum_duplicates()
     return counts
-
-
-def count_all(texts: pd.DataFrame, words: Sequence[str]) -> sparse.csr_matrix:
-    """`count` of the texts of all columns, those of the first above those of the next."""
-    return count([text for column in texts for text in texts[column]], words)
 
 
 def mean_vectors(counts: sparse.csr_matrix, idf: Floats, vectors: Floats) -> Floats:
@@ -146,7 +136,8 @@ class Vectors:
 
     def apply(self, texts: pd.DataFrame) -> dict[str, Floats]:
         """`mean_vectors` of each column of cleaned `texts`."""
-        means = mean_vectors(count_all(texts, self.words), self.idf, self.vectors)
+        counts = count(column_by_column(texts), self.words)
+        means = mean_vectors(counts, self.idf, self.vectors)
         return dict(zip(map(str, texts), np.split(means, texts.shape[1]), strict=True))
 
     @classmethod
@@ -156,11 +147,6 @@ class Vectors:
         return cls(state["words"].tolist(), state["vectors"], state["idf"])
 
 
-def related_means(texts: pd.DataFrame, vectors: Vectors, task: Task) -> dict[str, Block]:
-    """The blocks of cleaned `texts`."""
-    return task.relate(vectors.apply(texts))
-
-
 def main(*, dataset: str) -> None:
     """Write the feature set `word2vec` from the cleaned tokens."""
     layout = Layout(dataset)
@@ -168,18 +154,13 @@ def main(*, dataset: str) -> None:
     task = read_task(layout.labels)
     corpus = read_corpus(layout.clean, layout.folds, task.text_columns)
     words, vectors = fit(drawn_texts(corpus, params), params)
-    idf = fit_idf(corpus.train.map(partial(count_all, words=words)))
-    means = partial(related_means, vectors=Vectors(words, vectors, idf), task=task)
+    idf = fit_idf(corpus.train.map(lambda texts: count(column_by_column(texts), words)))
+    means = Vectors(words, vectors, idf)
     state = {"vectors": {"words": np.array(words), "vectors": vectors, "idf": idf}}
     with blocks_writer(layout.features("word2vec"), corpus.ids, state) as append:
-        for blocks in corpus.map(means):
+        for blocks in corpus.map(lambda texts: task.relate(means.apply(texts))):
             append(blocks)
-    log.info(
-        "word2vec: %d texts, %d words, %d dimensions",
-        len(corpus.ids) * len(corpus.columns),
-        len(words),
-        params.dimensions,
-    )
+    log.info("word2vec: %d rows, %d words", len(corpus.ids), len(words))
 
 
 if __name__ == "__main__":

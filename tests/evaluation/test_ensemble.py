@@ -255,6 +255,18 @@ def test_given_weight_of_a_member_without_rows_out_of_fold_is_refused(
         run_stage(tmp_path, monkeypatch)
 
 
+def test_given_weights_of_members_without_a_row_in_common_are_refused(
+    simulated, tmp_path, monkeypatch
+):
+    write_inputs(tmp_path, simulated)
+    write_params(tmp_path, "tiny", ensemble={"weights": {"x": 1, "y": 1}})
+    fold = pd.Series(simulated[1].fold, simulated[1].ids)
+    for name, own in (("x", 0), ("y", 1)):
+        change(tmp_path, name, lambda table, own=own: table[table["id"].map(fold).isin([own, -1])])
+    with pytest.raises(InputError, match="weights: got no row that all predicted out of fold"):
+        run_stage(tmp_path, monkeypatch)
+
+
 def test_form_of_a_fold_is_chosen_on_the_other_folds(simulated, tmp_path, monkeypatch):
     """On fold 0 a temperature is so good that it wins over all rows, elsewhere it is worse."""
     fold = simulated[1].fold[train_rows(simulated[1])]

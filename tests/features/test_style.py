@@ -137,7 +137,7 @@ def test_cosine_equals_numpy():
 @pytest.mark.parametrize("row", ROWS)
 def test_swap_of_the_answers_swaps_their_features_and_nothing_else(row):
     prompt, a, b = row
-    straight, turned = style.describe(prompt, a, b), style.describe(prompt, b, a)
+    straight, turned = style.describe_pair(prompt, a, b), style.describe_pair(prompt, b, a)
     assert list(straight) == list(turned)
     for name, value in straight.items():
         key, feature = name.split(".")
@@ -200,7 +200,7 @@ def test_stage_writes_the_same_bytes_in_every_process_and_a_readable_table(tmp_p
     ids = pd.Series(["2", "0"])
     blocks = read_columns(layout.features("style"), ids)
     assert list(blocks) == ["prompt", "response_a", "response_b", "pair"]
-    expected = style.describe(*ROWS[2])["response_b.numbered_items"]
+    expected = style.describe_pair(*ROWS[2])["response_b.numbered_items"]
     column = blocks["response_b"].names.index("numbered_items")
     assert blocks["response_b"].X[0, column] == pytest.approx(expected)
 

@@ -133,14 +133,14 @@ def test_row_does_not_depend_on_the_other_rows():
 def test_svd_is_that_of_the_weighed_matrix_and_the_same_twice():
     params = make_params()
     vocabulary, _ = tfidf.fit(TEXTS, params)
-    blocks = [
-        Block(transform(texts, vocabulary, params), vocabulary.names) for texts in (TEXTS, HELD)
-    ]
-    latent = tfidf.fit_latent(blocks, params)
+    columns = (TEXTS, [*HELD, *TEXTS[len(HELD) :]])
+    blocks = [Block(transform(texts, vocabulary, params), vocabulary.names) for texts in columns]
+    rows = np.arange(len(TEXTS))
+    latent = tfidf.fit_latent(blocks, rows, params)
     weighed = np.vstack([weigh(block, latent.idf).toarray() for block in blocks])
     expected = np.linalg.svd(weighed, full_matrices=False)[2][:3]
     np.testing.assert_allclose(abs(np.sum(latent.components * expected, axis=1)), 1, atol=1e-4)
-    again = tfidf.fit_latent(blocks, params)
+    again = tfidf.fit_latent(blocks, rows, params)
     np.testing.assert_array_equal(again.components, latent.components)
 
 
@@ -152,7 +152,7 @@ def test_svd_does_not_depend_on_the_threads_of_blas():
     for n in (1, 2):
         with threadpool_limits(limits=n):
             params = make_params().model_copy(update={"lsa_components": 64, "lsa_texts": 4000})
-            found.append(tfidf.fit_latent([block], params).components)
+            found.append(tfidf.fit_latent([block], np.arange(4000), params).components)
     np.testing.assert_array_equal(*found)
 
 
