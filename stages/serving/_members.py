@@ -66,7 +66,7 @@ class Transformer:
     in_turn: Any = field(default_factory=Lock)  # requests to a server come in threads
 
     @classmethod
-    def load(cls, folder: Path, task: Task, how: Inference) -> "Transformer":
+    def load(cls, folder: Path, task: Task, how: Inference = TUNED) -> "Transformer":
         """Read what the stage `finetune` wrote."""
         from accelerate import Accelerator
 

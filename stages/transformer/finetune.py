@@ -46,7 +46,7 @@ from stages.transformer.network.params import FinetuneParams, read_finetune
 from stages.transformer.network.predict import Data, predict
 from stages.transformer.network.tokens import read_tokens
 from stages.transformer.training.checkpoint import Checkpoint, Finished, finish, scratch_key
-from stages.transformer.training.classifier import build
+from stages.transformer.training.classifier import build, write_about
 from stages.transformer.training.cluster import train
 from stages.transformer.training.loop import Fit, free_memory
 from stages.transformer.training.losses import class_weights
@@ -76,6 +76,8 @@ def tune(
     done = Finished.read(scratch / unit.name)
     accelerator.wait_for_everyone()  # so that no process writes before all have looked
     if done is not None:
+        if accelerator.is_main_process:  # params that change no model may be others by now
+            write_about(done.model, len(data.task.classes), params)
         watch(unit.name, done.curve)
         return done
     train, holdout = hold_out(folds, folds.train(unit.fold), params.stopping, unit.seed)

@@ -12,6 +12,7 @@ from stages.transformer.network.backbones import (
     load_tokenizer,
     locate,
 )
+from stages.transformer.network.devices import Abilities
 from stages.transformer.network.packaged import Packaged
 from stages.transformer.network.params import BackboneParams
 
@@ -160,6 +161,23 @@ def test_text_model_of_newer_families_is_taken(tiny, family, tmp_path):
     again = load(backbone(tmp_path / "saved")).eval()
     with torch.no_grad():
         assert torch.equal(again(input_ids=ids).last_hidden_state, found)
+
+
+def test_weights_are_read_straight_onto_a_gpu(tiny, monkeypatch):
+    import transformers
+
+    seen = {}
+
+    def note(*_, **options):
+        seen.update(options)
+        raise OSError("enough")
+
+    monkeypatch.setattr(transformers.AutoModel, "from_pretrained", note)
+    monkeypatch.setattr(_backbones, "abilities", lambda device: Abilities("cuda", bf16=True))
+    device = torch.device("cuda")
+    with pytest.raises(InputError, match="enough"):
+        _backbones.load_backbone(backbone(tiny("bert")), device=device, dtype=torch.bfloat16)
+    assert (seen["device_map"], seen["dtype"]) == ({"": device}, torch.bfloat16)
 
 
 def test_gated_repository_says_whose_licence_to_accept(monkeypatch):

@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,14 +15,16 @@ import torch
 
 from stages.core.errors import InputError
 from stages.core.layout import Layout
-from stages.core.tables import write_json, write_table
+from stages.core.tables import read_json, write_json, write_table
 from stages.core.tasks import Preference
+from stages.runtime import gpu
 from stages.serving._members import Transformer
 from stages.transformer import finetune as stage
 from stages.transformer.finetune import launch, main, memory_advice
 from stages.transformer.network.predict import predict, probabilities
 from stages.transformer.network.tokens import write_tokens
 from stages.transformer.training.classifier import load
+from stages.transformer.training.loop import Fit
 from tests.given import write_params
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -267,6 +270,38 @@ def test_exhausted_memory_says_what_to_lower(make_params, error):
 def test_other_errors_are_not_taken_for_exhausted_memory(make_params):
     with pytest.raises(RuntimeError, match="shapes"), memory_advice(make_params()):
         raise RuntimeError("shapes do not match")
+
+
+def test_stage_takes_its_turn_on_its_device(place, make_params, monkeypatch):
+    turns = []
+
+    @contextmanager
+    def turn(device):
+        turns.append(device.type)
+        yield
+
+    monkeypatch.setattr(gpu, "turn", turn)
+    main(**place(make_params(folds=[0])))
+    assert turns == ["cpu"]
+    assert [p.name for p in Path("scratch/finetune/demo-tiny").glob("*/*")] == ["fold0"]
+
+
+def test_fold_that_was_trained_before_is_not_trained_again(place, make_params, monkeypatch):
+    main(**place(make_params(folds=[0])))
+    before = {p.name: p.read_bytes() for p in (MODEL / "fold0").rglob("*.safetensors")}
+    trained = []
+    run = Fit.run
+
+    def note(self):
+        trained.append(self.name)
+        return run(self)
+
+    monkeypatch.setattr(Fit, "run", note)
+    main(**place(make_params(folds=[0, 1], tokens_per_batch=128)))
+    assert trained == ["fold1"]
+    params = [read_json(MODEL / f"fold{fold}/finetune.json")["params"] for fold in (0, 1)]
+    assert params[0] == params[1]  # those of the last run
+    assert {p.name: p.read_bytes() for p in (MODEL / "fold0").rglob("*.safetensors")} == before
 
 
 def test_launch_starts_anew_under_torchrun(monkeypatch):

@@ -228,7 +228,12 @@ def require_bitsandbytes(param: str, given: Any, other: str) -> None:
             f"{param}: needs the package bitsandbytes, got {given!r}; expected {other}, or "
             "`pip install 'verdict[gpu]'`"
         )
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # a line a layer and forward
+    hush_bitsandbytes()
+
+
+def hush_bitsandbytes() -> None:
+    """Keep it to errors: it would log a line a layer and forward, and what else could be had."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 @contextmanager

@@ -16,7 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from stages.core.errors import InputError
 from stages.core.params import check_params
 from stages.core.tables import atomic, read_json, write_json
-from stages.transformer.network.backbones import check_positions, load_backbone, quiet
+from stages.transformer.network.backbones import (
+    check_positions,
+    hush_bitsandbytes,
+    load_backbone,
+    quiet,
+)
 from stages.transformer.network.devices import allow_recompilations, autocast_dtype
 from stages.transformer.network.network import Classifier, full_precision_sdpa, network_class
 from stages.transformer.network.params import (
@@ -174,11 +179,13 @@ def save(classifier: Classifier, folder: Path, params: FinetuneParams) -> None:
                 classifier.backbone.save_pretrained(temporary / BACKBONE)
         head = {name: tensor.contiguous() for name, tensor in classifier.head.state_dict().items()}
         save_file(head, temporary / HEAD)
-        about = {
-            "n_classes": classifier.head.out_features,
-            "params": params.model_dump(mode="json"),
-        }
-        write_json(about, temporary / ABOUT)
+        write_about(temporary, classifier.head.out_features, params)
+
+
+def write_about(folder: Path, n_classes: int, params: FinetuneParams) -> None:
+    """Write into the folder of a classifier what `load` needs to know of it."""
+    about = {"n_classes": n_classes, "params": params.model_dump(mode="json")}
+    write_json(about, folder / ABOUT)
 
 
 def load(
@@ -266,6 +273,7 @@ def _load(
 
 def _adapt(backbone: Any, lora: LoraParams, *, autocast: bool) -> Any:
     """Add adapters, in full precision, to the linear layers of the backbone."""
+    hush_bitsandbytes()  # which PEFT imports where it is installed
     from peft import LoraConfig, get_peft_model
     from torch.nn import Linear
     from transformers.pytorch_utils import Conv1D
