@@ -41,14 +41,14 @@ from stages.runtime import cluster, gpu, parallel
 from stages.runtime.cli import run
 from stages.runtime.cost import Cost
 from stages.runtime.tracking import Live
-from stages.transformer.network.devices import NO_BLOCK, is_out_of_memory
+from stages.transformer.network.devices import NO_BLOCK, free_memory, is_out_of_memory
 from stages.transformer.network.params import FinetuneParams, read_finetune
 from stages.transformer.network.predict import Data, predict
 from stages.transformer.network.tokens import read_tokens
 from stages.transformer.training.checkpoint import Checkpoint, Finished, finish, scratch_key
 from stages.transformer.training.classifier import build, write_about
 from stages.transformer.training.cluster import train
-from stages.transformer.training.loop import Fit, free_memory
+from stages.transformer.training.loop import Fit
 from stages.transformer.training.losses import class_weights
 from stages.transformer.training.progress import Curve
 from stages.transformer.training.units import Unit, curves, gather, hold_out, units, write_models
@@ -85,7 +85,7 @@ def tune(
     targets = data.targets[train]
     weight = class_weights(data.task, targets) if balanced else np.ones(len(train))
     checkpoint = Checkpoint(scratch / f"{unit.name}.pt")
-    free_memory(accelerator)  # of the previous fold
+    free_memory(accelerator.device)  # of the previous fold
     with memory_advice(params):
         classifier = build(
             params, len(data.task.classes), device=accelerator.device, seed=unit.seed

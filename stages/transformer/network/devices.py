@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -127,6 +128,15 @@ def allow_recompilations() -> None:
 
     torch._dynamo.config.recompile_limit = RECOMPILATIONS
     torch._dynamo.config.accumulated_recompile_limit = 4 * RECOMPILATIONS
+
+
+def free_memory(device: torch.device) -> None:
+    """Give back what is no longer needed."""
+    import torch
+
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -17,7 +17,7 @@ from stages.core.folds import Indices
 from stages.core.matrices import Floats
 from stages.core.tasks import Task
 from stages.transformer.network.batches import inference_batches
-from stages.transformer.network.devices import is_out_of_memory
+from stages.transformer.network.devices import free_memory, is_out_of_memory
 from stages.transformer.network.params import FinetuneParams
 from stages.transformer.network.tokens import Tokens
 
@@ -127,8 +127,10 @@ def predict(
             alone = accelerator.num_processes == 1
             if not is_out_of_memory(error) or not alone or budget <= lengths.max(initial=0):
                 raise
-            budget //= 2
-            log.warning("predict: out of memory: batches of %d tokens from here on", budget)
+        # behind the block: the error holds the activations
+        budget //= 2
+        log.warning("predict: out of memory: batches of %d tokens from here on", budget)
+        free_memory(accelerator.device)
     sum_over_processes([scores], accelerator)
     by_row: npt.NDArray[np.float32] = scores.cpu().numpy()[where]
     return by_row

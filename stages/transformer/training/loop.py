@@ -7,7 +7,6 @@ micro-batches and among processes.
 
 from __future__ import annotations
 
-import gc
 import logging
 import math
 import time
@@ -20,7 +19,7 @@ from tqdm import tqdm
 from stages.core.folds import Indices
 from stages.core.matrices import Floats
 from stages.transformer.network.batches import OptimizerStep, cut, epoch_plan
-from stages.transformer.network.devices import is_out_of_memory
+from stages.transformer.network.devices import free_memory, is_out_of_memory
 from stages.transformer.network.params import FinetuneParams
 from stages.transformer.network.predict import (
     Data,
@@ -162,32 +161,14 @@ class Fit:
     def _rehearse(self, plan: list[OptimizerStep], optimizer: Optimizer) -> None:
         """Go forward and back on the longest rows, so that too little memory shows at once."""
         longest = max(plan, key=lambda batch: int(self.lengths[batch.rows].max()))
-        while True:
-            try:
-                self._backward(longest)
-                break
-            except (MemoryError, RuntimeError) as error:
-                if not self._can_retreat(longest, error):
-                    raise
-                longest = cut(
-                    longest.rows, self.lengths, self.budget, self.accelerator.num_processes
-                )
+        self._backward_in_memory(longest, optimizer)
         optimizer.zero_grad()
 
     def _step(self, batch: OptimizerStep, optimizer: Optimizer) -> None:
         """Make one optimiser step."""
         import torch
 
-        if self.budget < self.params.tokens_per_batch:
-            batch = cut(batch.rows, self.lengths, self.budget, self.accelerator.num_processes)
-        try:
-            loss = self._backward(batch)
-        except (MemoryError, RuntimeError) as error:
-            if not self._can_retreat(batch, error):
-                raise
-            optimizer.zero_grad()
-            self._step(batch, optimizer)
-            return
+        loss = self._backward_in_memory(batch, optimizer)
         learning = [p for group in optimizer.param_groups for p in group["params"]]
         sum_over_processes([*_gradients(learning), loss], self.accelerator)
         if self.params.clip is not None:
@@ -216,22 +197,29 @@ class Fit:
                 loss += part.detach() / total
         return loss
 
-    def _can_retreat(self, batch: OptimizerStep, error: Exception) -> bool:
-        """Halve the micro-batches if memory was short and they can be halved.
+    def _backward_in_memory(self, batch: OptimizerStep, optimizer: Optimizer) -> Tensor:
+        """As `_backward`, with micro-batches that are halved where memory is short.
 
         Among several processes none can do so alone: the others wait for its gradients.
         """
-        largest = max(len(sequences) for sequences in batch.micro[self.accelerator.process_index])
         alone = self.accelerator.num_processes == 1
-        if not is_out_of_memory(error) or largest < 2 or not alone:
-            return False
-        self.budget //= 2
-        log.warning(
-            "%s: out of memory at step %d: micro-batches of %d tokens from here on",
-            self.name, self.progress.steps + 1, self.budget,
-        )  # fmt: skip
-        free_memory(self.accelerator)
-        return True
+        while True:
+            if self.budget < self.params.tokens_per_batch:
+                batch = cut(batch.rows, self.lengths, self.budget, 1)
+            try:
+                return self._backward(batch)
+            except (MemoryError, RuntimeError) as error:
+                largest = max(len(s) for s in batch.micro[self.accelerator.process_index])
+                if not is_out_of_memory(error) or largest < 2 or not alone:
+                    raise
+            # behind the block: the error holds the activations
+            self.budget //= 2
+            log.warning(
+                "%s: out of memory at step %d: micro-batches of %d tokens from here on",
+                self.name, self.progress.steps + 1, self.budget,
+            )  # fmt: skip
+            optimizer.zero_grad()
+            free_memory(self.accelerator.device)
 
     def _losses(self, rows: Indices, orders: Indices) -> tuple[Tensor, Tensor]:
         """Weighted sums of the losses of sequences, and of their disagreement under R-Drop.
@@ -307,15 +295,6 @@ def loss_scaler(classifier: Classifier, accelerator: Accelerator) -> Any:
     return torch.amp.GradScaler(
         accelerator.device.type, enabled=classifier.precision is torch.float16
     )
-
-
-def free_memory(accelerator: Accelerator) -> None:
-    """Give back what is no longer needed."""
-    import torch
-
-    gc.collect()
-    if accelerator.device.type == "cuda":
-        torch.cuda.empty_cache()
 
 
 def _learned(classifier: Classifier, params: FinetuneParams) -> dict[str, Tensor]:
