@@ -58,9 +58,10 @@ def peak_memory_mb() -> float | None:
 def turn(device: torch.device) -> Iterator[None]:
     """Wait until no other process of this project uses the GPU, and keep them out meanwhile.
 
-    Two fine-tunes side by side would run out of memory. The CPU is shared.
+    Two fine-tunes side by side would run out of memory. The CPU is shared. A fine-tune of several
+    processes takes no turn: two of them, each with one GPU of the other's, would wait for ever.
     """
-    if device.type != "cuda":
+    if device.type != "cuda" or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         yield
         return
     import torch

@@ -271,7 +271,11 @@ def main(
         downloads: Folder with the source's files, where they are downloaded already.
         to: Where it goes; by default data/raw or backbones.
     """
-    if model is not None and not dataset:
+    if model is not None:
+        if dataset or downloads:
+            raise InputError(
+                f"--model: got {model!r} and a dataset or --downloads; expected it alone"
+            )
         convert(model, to or Path("backbones"))
         return
     if dataset not in SOURCES:

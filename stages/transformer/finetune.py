@@ -166,8 +166,12 @@ def main(*, dataset: str, backbone: str) -> None:
     write_models(layout.model(backbone), found, params.backbone if params else None)
     write_table(table, layout.predictions(backbone))
     write_table(curves(found), layout.loss_curve(backbone))
-    if params and params.folds is None:
-        shutil.rmtree(shelf)
+    if params and found:
+        for other in shelf.iterdir():
+            if params.folds is None or other != work:  # other folds may be added to these
+                shutil.rmtree(other)
+        if params.folds is None:
+            shelf.rmdir()
     # new rows are predicted by the models of the folds, or, if there are any, by the refitted ones
     used = {unit: done for unit, done in found.items() if unit.fold is None} or found
     ms = 1e3 * sum(done.seconds / max(1, len(unit.rows)) for unit, done in used.items())

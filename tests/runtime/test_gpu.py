@@ -84,6 +84,13 @@ def test_memory_is_none_without_a_gpu(monkeypatch):
     assert gpu.peak_memory_mb() == 3
 
 
+def test_processes_of_one_fine_tune_take_no_turns(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with gpu.turn(CUDA):
+        assert not list(tmp_path.iterdir())
+
+
 def test_cpu_is_shared(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu.tempfile, "gettempdir", lambda: str(tmp_path))
     with gpu.turn(torch.device("cpu")), gpu.turn(torch.device("cpu")):

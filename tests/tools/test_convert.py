@@ -97,6 +97,11 @@ def test_model_of_the_hub_needs_a_commit(tmp_path):
         fetch.main(model="microsoft/deberta-v3-base", to=tmp_path)
 
 
+def test_model_and_dataset_at_once_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"--model: got './x' and a dataset .*expected it alone"):
+        fetch.main("dbpedia14", model="./x", to=tmp_path)
+
+
 def test_folder_without_weights_is_refused(deberta, tmp_path):
     folder, _ = deberta
     (folder / "pytorch_model.bin").unlink()

@@ -267,6 +267,14 @@ def test_exhausted_memory_says_what_to_lower(make_params, error):
         raise error
 
 
+def test_kernel_that_the_gpu_cannot_hold_says_which_attention_to_take(make_params):
+    message = r"backbone\.attention: a kernel needs more memory .*got 'auto'; expected eager, sdpa"
+    with pytest.raises(InputError, match=message), memory_advice(make_params()):
+        raise RuntimeError(
+            "out of resource: shared memory, Required: 147456, Hardware limit: 101376"
+        )
+
+
 def test_other_errors_are_not_taken_for_exhausted_memory(make_params):
     with pytest.raises(RuntimeError, match="shapes"), memory_advice(make_params()):
         raise RuntimeError("shapes do not match")
@@ -302,6 +310,8 @@ def test_fold_that_was_trained_before_is_not_trained_again(place, make_params, m
     params = [read_json(MODEL / f"fold{fold}/finetune.json")["params"] for fold in (0, 1)]
     assert params[0] == params[1]  # those of the last run
     assert {p.name: p.read_bytes() for p in (MODEL / "fold0").rglob("*.safetensors")} == before
+    main(**place(make_params(folds=[0], seed=5)))
+    assert len([*Path("scratch/finetune/demo-tiny").iterdir()]) == 1  # what is old goes
 
 
 def test_launch_starts_anew_under_torchrun(monkeypatch):

@@ -232,7 +232,7 @@ def require_bitsandbytes(param: str, given: Any, other: str) -> None:
 
 
 def hush_bitsandbytes() -> None:
-    """Keep it to errors: it would log a line a layer and forward, and what else could be had."""
+    """Let it log errors only: else it logs a line for each layer and forward pass."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 

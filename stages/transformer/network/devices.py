@@ -13,8 +13,9 @@ from stages.transformer.network.params import BackboneParams, Precision
 if TYPE_CHECKING:
     import torch
 
-# Bytes that a block of threads needs for flex attention, by the largest size of a head. An A100 or
-# H100 has 160 KiB and more, an RTX 4090, L40 or A10 has 99 (pytorch issues 180278, 198224).
+# Bytes that a block of threads needs for flex attention, by the largest size of a head: 144 KiB for
+# 256, and what a card of 99 KiB holds for 128. An A100 or H100 has 160 and more, an RTX 4090, L40
+# or A10 has 99 (pytorch issues 180278, 198224).
 FLEX_MEMORY = {128: 96 << 10, 256: 144 << 10}
 RECOMPILATIONS = 256  # training or not, mask or not, frozen or not, and the shapes of batches
 # What errors of exhausted memory say, on GPUs and CPUs.
@@ -30,12 +31,12 @@ NO_BLOCK = "out of resource"  # Triton's, where a block of threads needs more me
 
 @dataclass(frozen=True)
 class Abilities:
-    """What a device can do: bfloat16 and flash attention in hardware, memory of a block, bytes."""
+    """What a device can do."""
 
-    kind: str
-    bf16: bool
-    flash: bool = False
-    block_memory: int = 0
+    kind: str  # cpu or cuda
+    bf16: bool  # in hardware
+    flash: bool = False  # has flash attention, which is installed
+    block_memory: int = 0  # bytes that a block of threads can have
 
 
 def abilities(device: torch.device) -> Abilities:
